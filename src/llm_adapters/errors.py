@@ -1,0 +1,93 @@
+"""One family of errors for mistakes that a user can mend.
+
+Every message says what was given, what is allowed, the nearest match and how to mend it.
+A bug of ours is an assertion or an ordinary exception, never a ``UserError``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend; the command line prints it without a traceback and exits with 2.
+
+    Args:
+        problem: what is wrong, in one sentence, with the place (file, field, site) where it stands.
+        given: the value that was given; the nearest of ``allowed`` is looked up by it.
+        allowed: the values that are possible here.
+        mend: what to type or change.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        given: object = None,
+        allowed: Iterable[object] = (),
+        mend: str = "",
+    ) -> None:
+        self.problem, self.given, self.mend = problem, given, mend
+        self.allowed = [str(value) for value in allowed]
+        self.nearest = nearest(str(given), self.allowed) if given is not None else None
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        lines = [self.problem]
+        if self.allowed:
+            lines.append(f"  allowed: {', '.join(self.allowed)}")
+        if self.nearest is not None:
+            lines.append(f"  nearest: {self.nearest}")
+        if self.mend:
+            lines.append(f"  mend:    {self.mend}")
+        return "\n".join(lines)
+
+
+class ConfigError(UserError):
+    """A run or study configuration is wrong; carries every mistake of the file at once."""
+
+
+class ModelError(UserError):
+    """A model cannot be found, read, or understood."""
+
+
+class SiteError(UserError):
+    """A site is unknown, or the model does not have it."""
+
+
+class MethodError(UserError):
+    """A method, or a field of a method, is wrong or does not fit the model."""
+
+
+class AdapterError(UserError):
+    """An adapter is missing, exists already, does not fit its base, or its file is damaged."""
+
+
+class RouteError(UserError):
+    """A route names an unknown adapter or does not fit the batch."""
+
+
+class DataError(UserError):
+    """A data file is missing, empty or malformed."""
+
+
+class OutputError(UserError):
+    """Writing would overwrite something, or is not possible."""
+
+
+class MissingExtraError(UserError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed",
+            mend=f"pip install 'llm-adapters[{extra}]'",
+        )
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str | None:
+    """The allowed value closest to ``given``, or None when nothing is close."""
+    lowered = {value.lower(): value for value in allowed}
+    found = difflib.get_close_matches(given.lower(), lowered, n=1, cutoff=0.5)
+    return lowered[found[0]] if found else None
