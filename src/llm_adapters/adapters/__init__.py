@@ -1,0 +1,1 @@
+"""Adapters: forms, insertion, methods, and the operations on an attached model."""

@@ -1,0 +1,132 @@
+"""Prefixes in attention: keys and values before the cache's, a wider mask, a longer ALiBi bias."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_adapters.adapters.routing import LayerPrefix
+from llm_adapters.errors import MethodError
+from llm_adapters.model.exceptions import family
+
+if TYPE_CHECKING:
+    from llm_adapters.adapters.engine import Engine
+
+_CACHE_NAMES = ("past_key_values", "layer_past", "past_key_value")
+
+
+class PrefixedCache:
+    """A cache that answers with the prefix before what it holds; the cache itself never sees the prefix.
+
+    So positions, lengths, sliding windows and cropping of the real cache stay as the model expects them.
+    """
+
+    def __init__(self, inner: Any, prefix: LayerPrefix) -> None:
+        self._inner, self._prefix = inner, prefix
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Store keys and values (B, H, T, d) in the real cache, if there is one; return them after the prefix."""
+        if self._inner is not None:
+            keys, values = self._inner.update(keys, values, *args, **kwargs)
+        return (
+            torch.cat([self._prefix.keys.to(keys.dtype), keys], dim=2),
+            torch.cat([self._prefix.values.to(values.dtype), values], dim=2),
+        )
+
+    def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
+        """Length of the real cache."""
+        return 0 if self._inner is None else self._inner.get_seq_length(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class AttentionHook:
+    """Puts the prefix of the pass under way before one layer's keys and values."""
+
+    def __init__(self, engine: Engine, layer: int, module: nn.Module) -> None:
+        self.engine, self.layer = engine, layer
+        self.names = list(inspect.signature(module.forward).parameters)
+        accepted = [name for name in _CACHE_NAMES if name in self.names]
+        if not accepted:
+            raise MethodError(
+                f"{type(module).__name__} takes no key–value cache, so a prefix cannot enter it",
+                mend="use lora, series or parallel",
+            )
+        self.cache_name = accepted[0]
+        self.true_hides = family(engine.base.sites.model_type).mask_true_hides
+
+    def before(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        current = self.engine.current
+        prefix = current.prefix.get(self.layer) if current is not None else None
+        if current is None or prefix is None:
+            return None
+        # Decoder layers pass some of these by position (BLOOM, MPT): name them all, then change them.
+        named = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        hidden = named["hidden_states"]
+        inner, queries = named.get(self.cache_name), hidden.shape[1]
+        named["attention_mask"] = self._mask(named.get("attention_mask"), prefix, inner, queries, hidden.device)
+        if named.get("alibi") is not None:
+            named["alibi"] = _longer_alibi(named["alibi"], prefix, current.batch)
+        named[self.cache_name] = PrefixedCache(inner, prefix)
+        return (), named
+
+    def _mask(
+        self, mask: Tensor | None, prefix: LayerPrefix, inner: Any, queries: int, device: torch.device
+    ) -> Tensor | None:
+        current = self.engine.current
+        assert current is not None
+        for known, known_prefix, known_queries, widened in current.masks:
+            if known is mask and known_prefix.visible is prefix.visible and known_queries == queries:
+                return widened
+        if mask is None and (queries > 1 or prefix.visible is not None):
+            past = 0 if inner is None else int(inner.get_seq_length(self.layer))
+            full = torch.ones(queries, past + queries, dtype=torch.bool, device=device).tril(past)[None, None]
+        else:
+            full = mask
+        widened = None if full is None else self._widen(full, prefix)
+        current.masks.append((mask, prefix, queries, widened))
+        return widened
+
+    def _widen(self, mask: Tensor, prefix: LayerPrefix) -> Tensor:
+        """Columns for the prefix on the left of a (B or 1, H or 1, Q, K) mask."""
+        if mask.dim() != 4:
+            raise MethodError(
+                f"prefixes need a 4-dimensional attention mask; this attention uses {mask.dim()} dimensions",
+                mend="load the model with attn_implementation='sdpa' or 'eager'",
+            )
+        batch, length = prefix.keys.shape[0], prefix.keys.shape[2]
+        heads, queries = mask.shape[1:3]
+        if prefix.visible is None:
+            seen = torch.ones(mask.shape[0], 1, 1, length, dtype=torch.bool, device=mask.device)
+        else:
+            seen = prefix.visible.to(mask.device)[:, None, None]
+            mask = mask.expand(batch, -1, -1, -1)
+        seen = seen.expand(-1, heads, queries, -1)
+        if mask.dtype == torch.bool:
+            return torch.cat([~seen if self.true_hides else seen, mask], dim=-1)
+        hidden = torch.finfo(mask.dtype).min
+        columns = torch.zeros(seen.shape, dtype=mask.dtype, device=mask.device).masked_fill(~seen, hidden)
+        return torch.cat([columns, mask], dim=-1)
+
+
+def _longer_alibi(alibi: Tensor, prefix: LayerPrefix, batch: int) -> Tensor:
+    """BLOOM's bias (B·H, 1, K) with columns for P virtual tokens at positions −P … −1."""
+    length, heads = prefix.keys.shape[2], alibi.shape[0] // batch
+    positions = torch.arange(-length, 0, device=alibi.device)
+    bias = alibi_slopes(heads).to(alibi.device)[:, None, None] * positions
+    return torch.cat([bias.repeat(batch, 1, 1).to(alibi.dtype), alibi], dim=-1)
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """Slopes (H,) of ALiBi (Press et al. 2022, section 3), also for a number of heads that is no power of two."""
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    slopes += [2 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
+    return torch.tensor(slopes, dtype=torch.float32)

@@ -1,0 +1,182 @@
+"""The engine of one model: installs the hooks, and prepares every forward pass for them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from llm_adapters.adapters.adapter import Adapter
+from llm_adapters.adapters.attention import AttentionHook
+from llm_adapters.adapters.base import Base
+from llm_adapters.adapters.checkpointing import remember_pass_in_checkpoints, without_checkpointing
+from llm_adapters.adapters.forms.key_values import KeyValue
+from llm_adapters.adapters.insertion import SiteHook
+from llm_adapters.adapters.prefixes import StackPrefix, join_rows, stack_prefix
+from llm_adapters.adapters.routing import Pass, Rows, Stack, resolve
+from llm_adapters.errors import MethodError
+
+
+class Engine:
+    """Hooks and state of the adapters attached to one model.
+
+    Attributes:
+        base: the frozen base.
+        adapters: the attached adapters by name, in the order of attaching.
+        enabled: names that act when no route is given.
+        route: the route in force, one stack a row, or None.
+        current: what the hooks need to know about the forward pass under way; None outside of one.
+    """
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        self.adapters: dict[str, Adapter] = {}
+        self.enabled: dict[str, None] = {}
+        self.merged: dict[str, list[tuple[nn.Module, Tensor]]] = {}
+        self.route: list[Stack] | None = None
+        self.current: Pass | None = None
+        self._handles: list[Any] = []
+        self._prefixes: WeakKeyDictionary[Any, dict[Stack, StackPrefix]] = WeakKeyDictionary()
+        self._decoder_names = list(inspect.signature(base.sites.decoder.forward).parameters)
+
+    @property
+    def batch(self) -> int:
+        """Rows of the pass under way."""
+        assert self.current is not None, "rows are routed only inside a forward pass of the model"
+        return self.current.batch
+
+    def rows_of(self, adapter: str) -> tuple[bool, Rows]:
+        """Whether ``adapter`` takes part in the pass under way, and on which rows."""
+        if self.current is None:  # a part of the model is called by itself
+            return adapter in self.enabled and adapter not in self.merged, None
+        if adapter not in self.current.rows or adapter in self.merged:
+            return False, None
+        return True, self.current.rows[adapter]
+
+    def rebuild(self) -> None:
+        """Install exactly the hooks that the attached adapters need."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._prefixes.clear()
+        hooks: dict[tuple[int | None, str], SiteHook] = {}
+        for name, adapter in self.adapters.items():
+            for placed in adapter.placed():
+                key = (placed.site.layer, placed.site.name)
+                hook = hooks.setdefault(key, SiteHook(self, placed.site))
+                hook.add(name, placed.insertion, placed.form)
+        if not self.adapters:
+            return
+        decoder = self.base.sites.decoder
+        self._handles.append(decoder.register_forward_pre_hook(self._enter, with_kwargs=True))
+        self._handles.append(decoder.register_forward_hook(self._leave))
+        # Outer sites first: their hooks nest around those of the linears inside.
+        for hook in hooks.values():
+            self._handles += hook.install()
+        if any(adapter.virtual_tokens for adapter in self.adapters.values()):
+            self._handles += [self._hook_attention(layer) for layer in self.base.kv_shapes]
+
+    def _hook_attention(self, layer: int) -> Any:
+        module = self.base.sites.layers[layer]["attn"].input
+        return module.register_forward_pre_hook(AttentionHook(self, layer, module).before, with_kwargs=True)
+
+    # -- one forward pass -------------------------------------------------------------------------
+
+    def _enter(
+        self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Before the decoder: resolve the route, compute the prefixes, move the positions behind them."""
+        named = {**dict(zip(self._decoder_names, args, strict=False)), **kwargs}
+        inputs = named.get("inputs_embeds")
+        inputs = named["input_ids"] if inputs is None else inputs
+        self.current = None
+        stacks = [tuple(self.enabled)] if self.route is None else self.route
+        current = resolve(stacks, inputs.shape[0], inputs.device)
+        if decoder.training:
+            remember_pass_in_checkpoints(self)
+        lengths = {stack: self._virtual_tokens(stack) for stack in current.stacks}
+        changed = None
+        if any(lengths.values()):
+            self._refuse_unmasked_attention()
+            cache = named.get("past_key_values")
+            computed = self._stack_prefixes(current, cache)
+            current.prefix, shift = join_rows(current, computed, inputs.device)
+            if "position_ids" in self._decoder_names:
+                named["position_ids"] = _positions(named, inputs) + shift
+            changed = (), named
+        self.current = current
+        return changed
+
+    def _leave(self, _decoder: nn.Module, _args: Any, _output: Any) -> None:
+        self.current = None
+
+    def _virtual_tokens(self, stack: Stack) -> int:
+        return sum(self.adapters[name].virtual_tokens for name in stack)
+
+    def _stack_prefixes(self, current: Pass, cache: Any) -> dict[Stack, StackPrefix]:
+        """The prefix of every stack; while decoding with a cache, those computed when it was empty."""
+        decoding = cache is not None and not torch.is_grad_enabled() and cache.get_seq_length() > 0
+        known = self._prefixes.get(cache, {}) if decoding else {}
+        found = {
+            stack: known[stack]
+            if stack in known
+            else stack_prefix([self.adapters[name] for name in stack], partial(self._virtual_pass, stack))
+            for stack in current.stacks
+        }
+        if cache is not None and not torch.is_grad_enabled():
+            self._prefixes[cache] = found
+        return found
+
+    def _virtual_pass(self, stack: Stack, prefix: StackPrefix, embeddings: Tensor) -> dict[int, KeyValue]:
+        """The keys and values that the model gives to virtual tokens (P, D) standing behind ``prefix``.
+
+        Virtual tokens come before everything else, so what later tokens see of them – their keys and values –
+        depends on them alone: one pass over P tokens serves every row, document and decoding step.
+        """
+        alone = resolve([stack], 1, embeddings.device)
+        alone.prefix, shift = join_rows(alone, {stack: prefix}, embeddings.device)
+        named: dict[str, Any] = {"inputs_embeds": embeddings[None].to(self.base.dtype)}
+        if "position_ids" in self._decoder_names:
+            named["position_ids"] = torch.arange(embeddings.shape[0], device=embeddings.device)[None] + shift
+        with self.during(alone), without_checkpointing(self):
+            return self.base.key_values_of(**named)
+
+    @contextmanager
+    def during(self, current: Pass) -> Iterator[None]:
+        """Let the hooks act as in ``current``, for a pass that does not come through the decoder's hooks."""
+        before, self.current = self.current, current
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def suspended(self) -> AbstractContextManager[None]:
+        """Let no adapter act."""
+        return self.during(Pass(1, {}, {(): None}))
+
+    def _refuse_unmasked_attention(self) -> None:
+        kind = getattr(self.base.model.config, "_attn_implementation", "eager")
+        if kind not in ("sdpa", "eager"):
+            raise MethodError(
+                f"prefix and prompt methods do not run with attn_implementation='{kind}'",
+                allowed=["sdpa", "eager"],
+                mend="load the model with attn_implementation='sdpa'",
+            )
+
+
+def _positions(named: dict[str, Any], inputs: Tensor) -> Tensor:
+    """Position ids (B or 1, T): as given, from the padding mask, or counted on from the cache."""
+    given, mask, cache = (named.get(key) for key in ("position_ids", "attention_mask", "past_key_values"))
+    if given is not None:
+        return given
+    tokens = inputs.shape[1]
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens:]
+    past = 0 if cache is None else int(cache.get_seq_length())
+    return torch.arange(past, past + tokens, device=inputs.device)[None]

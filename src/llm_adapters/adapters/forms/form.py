@@ -1,0 +1,27 @@
+"""The contract of a form: a small trainable map that an insertion adds to a site."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Form(nn.Module, ABC):
+    """A map from a site's hidden states to an update of the same leading shape.
+
+    Parameters are kept in their own dtype (float32 by default) and cast to the dtype of the hidden states,
+    so that a half-precision base trains with full-precision adapter weights.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` (B, T, d_in) → update (B, T, d_out)."""
+
+    def add_to(self, out: Tensor, x: Tensor, *, fresh: bool) -> Tensor:  # noqa: ARG002 (see LowRank)
+        """``out + self(x)``; ``fresh`` says that ``out`` may be overwritten."""
+        return out + self(x)
+
+    def delta_weight(self) -> Tensor | None:
+        """The (d_out, d_in) matrix that this form adds to a linear map, or None if it is not linear."""
+        return None

@@ -1,0 +1,1 @@
+"""Configuration: strict records, YAML files, overrides, run identity."""
