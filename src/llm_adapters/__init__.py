@@ -1,9 +1,15 @@
 """Adapters for decoder language models: attach, train, evaluate, compare."""
 
-from llm_adapters.adapters.attach import adapters, attach, detach, disable, enable, rename, route
-from llm_adapters.adapters.merge import merge, unmerge
-from llm_adapters.adapters.method import method, methods
-# from llm_adapters.model import load_model
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm_adapters.adapters.attach import adapters, attach, detach, disable, enable, rename, route
+    from llm_adapters.adapters.merge import merge, unmerge
+    from llm_adapters.adapters.method import method, methods
+    from llm_adapters.model import load_model
 
 __all__ = [
     "adapters",
@@ -19,3 +25,20 @@ __all__ = [
     "route",
     "unmerge",
 ]
+
+_HOMES = {
+    "adapters.attach": ("adapters", "attach", "detach", "disable", "enable", "rename", "route"),
+    "adapters.merge": ("merge", "unmerge"),
+    "adapters.method": ("method", "methods"),
+    "model": ("load_model",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use: torch and transformers take seconds, ``--help`` should not."""
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(f"llm_adapters.{home}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'llm_adapters' has no attribute '{name}'")

@@ -83,9 +83,7 @@ def attach(
     return adapter
 
 
-def _make(
-    method: Method | Sequence[Method] | str | Path, name: str, base: Base, *, allow_other_base: bool
-) -> Adapter:
+def _make(method: Method | Sequence[Method] | str | Path, name: str, base: Base, *, allow_other_base: bool) -> Adapter:
     if isinstance(method, str | Path):
         from llm_adapters.adapters.store import load
 

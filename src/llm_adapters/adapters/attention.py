@@ -85,11 +85,10 @@ class AttentionHook:
         for known, known_prefix, known_queries, widened in current.masks:
             if known is mask and known_prefix.visible is prefix.visible and known_queries == queries:
                 return widened
+        full = mask
         if mask is None and (queries > 1 or prefix.visible is not None):
             past = 0 if inner is None else int(inner.get_seq_length(self.layer))
             full = torch.ones(queries, past + queries, dtype=torch.bool, device=device).tril(past)[None, None]
-        else:
-            full = mask
         widened = None if full is None else self._widen(full, prefix)
         current.masks.append((mask, prefix, queries, widened))
         return widened

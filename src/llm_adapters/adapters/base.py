@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from llm_adapters.adapters.forms import KVShape
@@ -29,7 +29,7 @@ class Base:
         tokenizer: needed only to initialise virtual tokens from text.
     """
 
-    model: nn.Module
+    model: Any
     sites: SiteMap
     tokenizer: Any = None
 
@@ -41,7 +41,7 @@ class Base:
     @property
     def device(self) -> torch.device:
         """Where the input embedding lives."""
-        return self.sites.embed.output.weight.device
+        return self._table.device
 
     @cached_property
     def kv_shapes(self) -> dict[int, KVShape]:
@@ -70,7 +70,19 @@ class Base:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of input embeddings."""
-        return self.sites.embed.output.weight.dtype
+        return self._table.dtype
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the input embedding."""
+        return self._table.shape[0]
+
+    @property
+    def _table(self) -> Tensor:
+        """The weight of the input embedding."""
+        weight = self.sites.embed.output.weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     def key_values_of(self, **inputs: Tensor) -> dict[int, KeyValue]:
         """Keys (T, H, d) and values that the decoder gives to one row, for every attention layer that caches them.

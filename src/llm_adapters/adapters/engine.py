@@ -38,7 +38,7 @@ class Engine:
         self.base = base
         self.adapters: dict[str, Adapter] = {}
         self.enabled: dict[str, None] = {}
-        self.merged: dict[str, list[tuple[nn.Module, Tensor]]] = {}
+        self.merged: dict[str, list[tuple[Any, Tensor]]] = {}
         self.route: list[Stack] | None = None
         self.current: Pass | None = None
         self._handles: list[Any] = []

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_adapters.adapters.base import Base
 
@@ -28,7 +28,7 @@ def fingerprint(base: Base) -> dict[str, Any]:
     }
 
 
-def _sketch(model: nn.Module) -> list[float]:
+def _sketch(model: Any) -> list[float]:
     """Evenly spaced numbers of the embedding and the norms, which quantisation leaves alone; none on ``meta``."""
     chosen = [p for key, p in model.named_parameters() if p.dim() == 1 and not key.startswith("llm_adapters.")]
     tensors: list[Tensor] = [model.get_input_embeddings().weight, *chosen[:: max(1, len(chosen) // 8)]]

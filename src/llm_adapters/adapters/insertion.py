@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from llm_adapters.adapters.forms import Form
-from llm_adapters.adapters.routing import Rows
 from llm_adapters.model.sites import Site
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class SiteHook:
         return y
 
 
-def _add_rows(form: Form, y: Tensor, x: Tensor | None, rows: Rows, batch: int, *, owned: bool) -> Tensor:
+def _add_rows(form: Form, y: Tensor, x: Tensor | None, rows: slice | Tensor, batch: int, *, owned: bool) -> Tensor:
     """``y`` with the form's update on some rows; ``owned`` says that ``y`` may be overwritten."""
     # Some layers flatten (B, T, D) to (B·T, D) before their feed-forward; rows are found again by their number.
     by_row = y.view(batch, -1, y.shape[-1]) if y.shape[0] != batch else y

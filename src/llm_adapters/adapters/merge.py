@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -27,11 +29,11 @@ def merge(model: nn.Module, name: str) -> None:
         raise AdapterError(f"adapter '{name}' is merged already", mend=f"unmerge(model, '{name}')")
     if name not in engine.enabled:
         raise AdapterError(f"adapter '{name}' is disabled", mend=f"enable(model, '{name}') first")
-    updates = [(placed, _delta(adapter, placed)) for placed in _mergeable(adapter)]
-    kept: list[tuple[nn.Module, Tensor]] = []
+    updates: list[tuple[Placed, Tensor]] = [(placed, _delta(adapter, placed)) for placed in _mergeable(adapter)]
+    kept: list[tuple[Any, Tensor]] = []
     with torch.no_grad():
         for placed, delta in updates:
-            module = placed.site.output
+            module: Any = placed.site.output
             kept.append((module, module.weight.detach().to("cpu", copy=True)))
             aligned = delta.t() if type(module).__name__ == "Conv1D" else delta
             module.weight.add_(aligned.to(module.weight.dtype))

@@ -76,6 +76,8 @@ class Method(Strict, ABC):
 
     starts_at_identity: ClassVar[bool] = True
     """Whether the default initialisation leaves the model's output unchanged."""
+    learning_rate: ClassVar[float] = 3e-4
+    """The peak learning rate of the reference recipe, used when a recipe names none."""
 
     @classmethod
     def name(cls) -> str:

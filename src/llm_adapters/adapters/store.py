@@ -1,4 +1,4 @@
-"""Adapter files: ``adapter.json`` says what it is, ``adapter.safetensors`` holds its parameters. Nothing is unpickled."""
+"""Adapter files: ``adapter.json`` says what it is, ``adapter.safetensors`` holds its parameters; no pickles."""
 
 from __future__ import annotations
 
@@ -50,7 +50,6 @@ def save(adapter: Adapter, folder: Path, *, overwrite: bool = False) -> Path:
         _write(fresh / _TENSORS, data)
         _write(fresh / _RECORD, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
         if folder.exists():
-            folder.is_dir() or folder.unlink()
             _replace(folder, fresh, Path(temporary) / "old")
         else:
             os.replace(fresh, folder)

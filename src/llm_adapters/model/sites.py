@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -75,7 +76,7 @@ class SiteMap:
         return [name for name in SITES if name in have]
 
 
-def find_sites(model: nn.Module) -> SiteMap:
+def find_sites(model: Any) -> SiteMap:
     """Map the sites of a decoder language model.
 
     Raises:
@@ -138,7 +139,7 @@ def _layer_sites(block: nn.Module, layer: int, path: str, width: int) -> dict[st
     sites: dict[str, Site] = {}
     for role, names in LINEARS.items():
         kind = role.partition(".")[0]
-        owner, name = (attn, "") if kind == "attn" else (ffn, "")
+        owner, name = (attn if kind == "attn" else ffn), ""
         if owner is None and kind == "ffn":
             owner = block  # OPT, XGLM, BioGPT: the feed-forward linears stand in the layer itself
         elif owner is not None:
@@ -148,12 +149,12 @@ def _layer_sites(block: nn.Module, layer: int, path: str, width: int) -> dict[st
             sub, module = found
             full = ".".join(part for part in (path, name, sub) if part)
             sites[role] = Site(role, layer, full, module, module, *linear_features(module))
-    for role, module, last in (("attn", attn, "attn.o"), ("ffn", ffn, "ffn.down")):
-        if module is not None:
-            exit_ = sites[last] if _adds_residual(module) and last in sites else None
-            exit_path = exit_.path if exit_ else f"{path}.{_name_of(block, module)}"
-            exit_module = exit_.output if exit_ else module
-            sites[role] = Site(role, layer, exit_path, module, exit_module, width, width)
+    for role, sublayer, last in (("attn", attn, "attn.o"), ("ffn", ffn, "ffn.down")):
+        if sublayer is not None:
+            exit_ = sites[last] if _adds_residual(sublayer) and last in sites else None
+            exit_path = exit_.path if exit_ else f"{path}.{_name_of(block, sublayer)}"
+            exit_module = exit_.output if exit_ else sublayer
+            sites[role] = Site(role, layer, exit_path, sublayer, exit_module, width, width)
     if ffn is None and {"ffn.up", "ffn.down"} <= sites.keys():
         first, last_site = sites["ffn.up"], sites["ffn.down"]
         sites["ffn"] = Site("ffn", layer, last_site.path, first.input, last_site.output, width, width)
@@ -191,7 +192,7 @@ def _declares_features(module: nn.Module) -> bool:
     return all(isinstance(size, int) for size in features) and not list(module.children())
 
 
-def linear_features(module: nn.Module) -> tuple[int, int]:
+def linear_features(module: Any) -> tuple[int, int]:
     """``(in_features, out_features)``; Conv1D stores its weight as (in, out)."""
     if type(module).__name__ == "Conv1D":
         rows, columns = module.weight.shape

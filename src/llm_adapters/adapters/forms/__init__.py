@@ -1,4 +1,7 @@
-"""Forms: what an adapter computes. Shape letters: B batch, T tokens, D width, R rank, F bottleneck, P virtual tokens."""
+"""Forms: what an adapter computes.
+
+Shape letters: B batch, T tokens, D width, R rank, F bottleneck, P virtual tokens, H heads.
+"""
 
 from llm_adapters.adapters.forms.bottleneck import Bottleneck
 from llm_adapters.adapters.forms.form import Form

@@ -59,7 +59,7 @@ class KeyValues(nn.Module):
         flat = self.mlp(self.table)  # (P, sum over layers of keys and values)
         found, start = {}, 0
         for layer, shape in self.shapes.items():
-            key_size, value_size = shape.heads * shape.key_width, shape.heads * shape.value_width
+            key_size = shape.heads * shape.key_width
             keys = flat[:, start : start + key_size].view(-1, shape.heads, shape.key_width)
             values = flat[:, start + key_size : start + shape.size].view(-1, shape.heads, shape.value_width)
             found[layer] = KeyValue(keys, values)

@@ -20,6 +20,7 @@ class PTuning(Method):
     """
 
     starts_at_identity: ClassVar[bool] = False  # virtual tokens take part in attention from the start
+    learning_rate: ClassVar[float] = 3e-3
     tokens: Size = 20
     encoder: Encoder = "mlp"
     hidden: int = Field(0, ge=0)

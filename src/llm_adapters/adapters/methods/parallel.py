@@ -10,7 +10,7 @@ from llm_adapters.adapters.method import Insertion, Sites, Size
 
 
 class Parallel(BottleneckMethod):
-    """``Ho ← Ho + f(Hi Wdown) Wup``, beside single linear maps; He et al.'s, beside the sublayer, is scaled_parallel."""
+    """``Ho ← Ho + f(Hi Wdown) Wup``, beside single linear maps; beside the sublayer: scaled_parallel."""
 
     insertion: ClassVar[Insertion] = "parallel"
     sites: Sites = ("ffn.up|ffn.gate_up|ffn", "ffn.down|ffn")

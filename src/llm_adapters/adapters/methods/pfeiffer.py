@@ -10,7 +10,7 @@ from llm_adapters.adapters.method import Insertion, Sites, Size
 
 
 class Pfeiffer(BottleneckMethod):
-    """``Ho ← Ho + f(norm(Ho) Wdown + b) Wup + b``, after the feed-forward sublayer only; ``norm`` chooses its layer norms."""
+    """``Ho ← Ho + f(norm(Ho) Wdown + b) Wup + b``, after the feed-forward only; ``norm`` adds layer norms."""
 
     insertion: ClassVar[Insertion] = "series"
     sites: Sites = ("ffn",)

@@ -23,6 +23,7 @@ class Prefix(Method):
     """
 
     starts_at_identity: ClassVar[bool] = False  # softmax gives every prefix token some of the attention
+    learning_rate: ClassVar[float] = 3e-2
     tokens: Size = 10
     layers: LayerChoice = "all"
     init: Literal["zero", "random", "text"] = "zero"

@@ -21,6 +21,7 @@ class Prompt(Method):
     """
 
     starts_at_identity: ClassVar[bool] = False  # virtual tokens take part in attention from the start
+    learning_rate: ClassVar[float] = 3e-2
     tokens: Size = 20
     init: Literal["random", "vocabulary", "text"] = "vocabulary"
     init_text: str = ""
@@ -33,11 +34,10 @@ class Prompt(Method):
 
     def build(self, base: Base) -> VirtualTokens:
         virtual = VirtualTokens(self.tokens, base.token_width).to(base.device)
-        vocabulary = base.sites.embed.output.weight.shape[0]
         if self.init == "text":
             virtual.fill(base.embeddings(base.text_ids(self.init_text, self.tokens)))
         else:
-            drawn = base.embeddings(torch.randint(vocabulary, (self.tokens,)))
+            drawn = base.embeddings(torch.randint(base.vocabulary, (self.tokens,)))
             scaled = torch.randn_like(drawn) * drawn.std()
             virtual.fill(drawn if self.init == "vocabulary" else scaled)
         return virtual

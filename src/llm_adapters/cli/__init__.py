@@ -1,0 +1,38 @@
+"""The command line: one subcommand a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from llm_adapters.cli import methods, run, sites, train
+from llm_adapters.errors import UserError
+
+app = typer.Typer(
+    name="llm-adapters",
+    help="Adapters for decoder language models: train, evaluate, compare.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (run, train, sites, methods):
+    app.command(command.NAME)(command.command)
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one message and exit code 2, never a traceback."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except UserError as mistake:
+        typer.echo(f"error: {mistake}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,55 @@
+"""Progress on the terminal: a bar where there is one, a line now and then where not."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+_QUIET_SECONDS = 15.0  # between two lines in a log file
+
+
+class Progress:
+    """Watches a run; everything goes to standard error, so that standard output holds the result alone."""
+
+    def __init__(self) -> None:
+        self.console = Console(file=sys.stderr)
+        self.bar: Bar | None = None
+        self.what, self.total, self.done, self.note = "", 0, 0, ""
+        self.started = self.said = time.monotonic()
+
+    def begin(self, what: str, total: int | None) -> None:
+        """Something begins that takes ``total`` steps, or an unknown number."""
+        self.what, self.total, self.done = what, total or 0, 0
+        self.started = self.said = time.monotonic()
+        if self.console.is_terminal:
+            left = (MofNCompleteColumn(), TimeRemainingColumn()) if total else ()
+            columns = (TextColumn("{task.description}"), BarColumn(), *left, TimeElapsedColumn(), "{task.fields[note]}")
+            self.bar = Bar(*columns, console=self.console, transient=True)
+            self.bar.add_task(what, total=total, note="")
+            self.bar.start()
+        else:
+            self.console.print(f"{what} …", highlight=False)
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """``amount`` steps (or tokens) more are done."""
+        self.done += amount
+        if self.bar is not None:
+            rate = f"{self.done / max(1e-9, time.monotonic() - self.started):.0f} tokens/s"
+            self.bar.update(self.bar.task_ids[0], advance=amount, note=note or rate)
+        elif time.monotonic() - self.said > _QUIET_SECONDS:
+            self.said = time.monotonic()
+            where = f"{self.done}/{self.total}" if self.total else f"{self.done} tokens"
+            self.console.print(f"  {where} after {self.said - self.started:.0f} s  {note}", highlight=False)
+
+    def end(self, result: str) -> None:
+        """What began is done."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+        self.console.print(
+            f"{self.what}: {result} [{time.monotonic() - self.started:.1f} s]", highlight=False, markup=False
+        )

@@ -1,0 +1,29 @@
+"""``llm-adapters run``: evaluate the base, train, evaluate again, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from llm_adapters.cli.options import ConfigFile, Force, Out, Set
+from llm_adapters.cli.progress import Progress
+
+NAME = "run"
+
+
+def command(config: ConfigFile = None, set_: Set = None, out: Out = None, force: Force = False) -> None:
+    """Evaluate the base, train an adapter, evaluate again, write a report."""
+    carry_out(config, set_, out, force=force, score=True)
+
+
+def carry_out(config: Path | None, set_: list[str] | None, out: Path | None, *, force: bool, score: bool) -> None:
+    """Read the configuration, execute the run, write its report and show the result."""
+    from llm_adapters.report import write_report
+    from llm_adapters.study.run import execute, read_config
+
+    settings = read_config(config, set_ or [])
+    folder = execute(settings, out or Path("runs") / settings.name, Progress(), force=force, score=score)
+    report = write_report(folder)
+    table = [line for line in report.read_text(encoding="utf-8").split("## Cost")[0].splitlines()[1:] if line]
+    typer.echo("\n".join(["", *table, "", f"report: {report}", f"adapter: {folder / 'adapter'}"]))

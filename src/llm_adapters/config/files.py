@@ -1,0 +1,83 @@
+"""Configuration files and ``--set`` overrides as plain data, before anything is checked against the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm_adapters.errors import ConfigError, nearest
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings may not name a key twice: the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: named twice: {', '.join(twice)}")
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as nested dictionaries.
+
+    Raises:
+        ConfigError: it is missing, is no YAML, names a key twice, or is no mapping.
+    """
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path()
+        close = nearest(path.name, [entry.name for entry in folder.glob("*.y*ml")])
+        raise ConfigError(
+            f"there is no configuration file '{path}'",
+            mend=f"did you mean '{folder / close}'?" if close else "check the path",
+        )
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except (yaml.YAMLError, UnicodeDecodeError) as failure:
+        raise ConfigError(f"'{path}' is not readable as YAML: {failure}") from failure
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"'{path}' holds a {type(data).__name__}; a configuration is a mapping of sections")
+    return data
+
+
+def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """``data`` with ``a.b=value`` assignments applied in order; values are read as YAML.
+
+    Setting ``method`` to another method drops the file's other fields of that method, since they belong to it.
+
+    Raises:
+        ConfigError: an assignment has no ``=``, or leads through a value that has no fields.
+    """
+    result = _copy(data)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"--set '{assignment}' is no assignment", mend="--set section.field=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as failure:
+            raise ConfigError(f"--set '{assignment}': the value is not readable as YAML: {failure}") from failure
+        target = result
+        for depth, key in enumerate(keys[:-1], start=1):
+            inner = target.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(
+                    f"--set '{assignment}': '{'.'.join(keys[:depth])}' is {inner!r} and has no fields",
+                    mend=f"--set {'.'.join(keys[:depth])}=… sets it whole",
+                )
+            target = inner
+        if keys[-1] == "method" and target.get("method", value) != value:
+            target.clear()
+        target[keys[-1]] = value
+    return result
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(inner) for key, inner in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,89 @@
+"""What a run is: base, adapter, data, training, evaluation. One YAML file, or nothing but defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, ValidationInfo, WrapSerializer
+
+from llm_adapters.config.strict import Strict
+from llm_adapters.errors import MethodError
+
+Count = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class ModelSection(Strict):
+    """The frozen base."""
+
+    source: str = "smollm2-135m-instruct"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    trust_remote_code: bool = False
+
+
+class DataSection(Strict):
+    """What is trained on, and how an example becomes text."""
+
+    train: str = "word-problems"
+    size: Count | None = None
+    template: str = "plain"
+    train_on: Literal["completion", "all"] = "completion"
+    max_length: Count = 256
+
+
+class TrainSection(Strict):
+    """The recipe.
+
+    ``learning_rate`` is one number, or one a method (``{lora: 3e-4, prefix: 3e-2}``); a method without one takes
+    its own. ``steps`` caps ``epochs``.
+    """
+
+    epochs: Annotated[float, Field(gt=0)] = 3
+    steps: Count | None = None
+    batch_size: Count = 16
+    micro_batch: Count | None = None
+    learning_rate: Rate | dict[str, Rate] | None = None
+    warmup: Annotated[int, Field(ge=0)] = 100
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    checkpoint_every: Count | None = None
+    gradient_checkpointing: bool = False
+
+
+class EvaluateSection(Strict):
+    """What is evaluated before and after training."""
+
+    data: str = "word-problems"
+    size: Count | None = 200
+    batch_size: Count = 64
+    max_new_tokens: Count = 96
+
+
+def _parse_methods(value: object, info: ValidationInfo) -> object:
+    """One recipe or a list of them, read by the parser that the caller hands in: methods live in a later layer."""
+    recipes: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+    parse: Callable[[Mapping[str, Any]], Any] = (info.context or {})["parse_method"]
+    if not recipes or not all(isinstance(recipe, Mapping) for recipe in recipes):
+        raise MethodError("a method, or a list of methods, is needed", mend="adapter: {method: lora}")
+    return tuple(parse(recipe) for recipe in recipes)
+
+
+def _recipes(methods: Any, _next: SerializerFunctionWrapHandler) -> Any:
+    recipes = [method.recipe() for method in methods]
+    return recipes[0] if len(recipes) == 1 else recipes
+
+
+class RunConfig(Strict):
+    """One run: evaluate the base, train, evaluate again."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    seed: int = 0
+    model: ModelSection = ModelSection()
+    adapter: Annotated[Any, BeforeValidator(_parse_methods), WrapSerializer(_recipes)] = Field(
+        default_factory=lambda: {"method": "lora"}
+    )
+    data: DataSection = DataSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()

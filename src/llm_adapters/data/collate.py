@@ -1,0 +1,53 @@
+"""Putting encoded examples into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from llm_adapters.data.encoding import IGNORED, Encoded
+from llm_adapters.data.seeding import shuffled, stable_random
+
+WINDOW = 32  # batches sorted together: enough to save padding, few enough to stay random
+
+
+def collate(batch: Sequence[Encoded], pad_id: int, side: Literal["left", "right"] = "right") -> dict[str, torch.Tensor]:
+    """A padded batch.
+
+    The mask comes from the lengths and never from the ids, so that a real end-of-sequence token stays visible
+    where the tokenizer pads with it.
+
+    Returns:
+        ``input_ids``, ``attention_mask``, ``position_ids`` (from 0 at each row's first real token) and
+        ``labels`` (-100 on padding), each int64 of shape B×T.
+    """
+    width = max(len(encoded.input_ids) for encoded in batch)
+
+    def pad(row: Sequence[int], value: int) -> list[int]:
+        filler = [value] * (width - len(row))
+        return filler + list(row) if side == "left" else list(row) + filler
+
+    columns = {
+        "input_ids": [pad(encoded.input_ids, pad_id) for encoded in batch],
+        "attention_mask": [pad([1] * len(encoded.input_ids), 0) for encoded in batch],
+        "position_ids": [pad(range(len(encoded.input_ids)), 0) for encoded in batch],
+        "labels": [pad(encoded.labels, IGNORED) for encoded in batch],
+    }
+    return {name: torch.tensor(rows, dtype=torch.long) for name, rows in columns.items()}
+
+
+def length_sorted_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Indices of every example once, in batches of similar length.
+
+    The examples are shuffled, cut into windows of 32 batches and sorted by length within each; then the
+    batches are shuffled. The same arguments always give the same batches. At most one batch is smaller.
+    """
+    rng = stable_random("batches", seed, epoch)
+    order = shuffled(rng, range(len(lengths)))
+    batches: list[list[int]] = []
+    for start in range(0, len(order), WINDOW * batch_size):
+        window = sorted(order[start : start + WINDOW * batch_size], key=lambda index: lengths[index])
+        batches += [window[first : first + batch_size] for first in range(0, len(window), batch_size)]
+    return shuffled(rng, batches)

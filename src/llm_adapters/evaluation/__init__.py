@@ -1,0 +1,1 @@
+"""Answers read from generated text, their scores, and how sure those are."""

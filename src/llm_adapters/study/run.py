@@ -1,0 +1,166 @@
+"""One run: evaluate the base, train, evaluate again; everything lands in one folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import yaml
+
+from llm_adapters.adapters.adapter import Adapter
+from llm_adapters.adapters.attach import attach
+from llm_adapters.adapters.fingerprint import fingerprint
+from llm_adapters.adapters.method import parse_method
+from llm_adapters.config.files import override, read_yaml
+from llm_adapters.config.schema import RunConfig
+from llm_adapters.data.encoding import Encoded, Template
+from llm_adapters.data.example import Example
+from llm_adapters.data.sources import load_source
+from llm_adapters.data.templates import get_template
+from llm_adapters.evaluation.runner import Score, check_answers, evaluate, write_summary
+from llm_adapters.model import load_model
+from llm_adapters.study.folder import MANIFEST, fresh_folder
+from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
+from llm_adapters.train import TrainResult, total_steps, train
+
+ADAPTER = "tuned"
+"""Name of the trained adapter on the run's model, and of its rows in the predictions."""
+
+
+class Observer(Protocol):
+    """Whoever watches a run: told what begins, how far it is, and what came out."""
+
+    def begin(self, what: str, total: int | None) -> None: ...
+    def advance(self, amount: int, note: str = "") -> None: ...
+    def end(self, result: str) -> None: ...
+
+
+def read_config(path: Path | None, assignments: Sequence[str] = ()) -> RunConfig:
+    """A run's configuration from a file and overrides, with every mistake reported at once."""
+    data = override({} if path is None else read_yaml(path), assignments)
+    return RunConfig.parse(data, where=str(path or "configuration"), context={"parse_method": parse_method})
+
+
+def execute(config: RunConfig, folder: Path, observer: Observer, *, force: bool = False, score: bool = True) -> Path:
+    """Carry out a run.
+
+    Args:
+        config: what to do.
+        folder: where everything is written; the manifest comes last and marks the run as complete.
+        observer: told of the progress.
+        force: replace an earlier run in ``folder``.
+        score: evaluate before and after; otherwise train only.
+    """
+    started = time.perf_counter()
+    template = get_template(config.data.template)
+    training = load_source(config.data.train, split="train", size=config.data.size, seed=config.seed)
+    held_out = (
+        load_source(config.evaluate.data, split="test", size=config.evaluate.size, seed=config.seed) if score else []
+    )
+    if score:
+        check_answers(held_out, config.evaluate.data)
+    rate = learning_rate(config)
+    fresh_folder(folder, force=force)
+    record = config.model_dump(mode="json")
+    (folder / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    run = _Run.prepare(config, template, folder, observer)
+    encoded = run.encode(training)
+    scores = [run.score(held_out, None)] if score else []
+    result = run.train(encoded, rate)
+    run.adapter.save(folder / "adapter")
+    if score:
+        scores.append(run.score(held_out, ADAPTER))
+        write_summary(scores, folder / "eval" / "summary.json")
+    manifest = {
+        "config": record,
+        "learning_rate": rate,
+        "training": asdict(result),
+        "parameters": {"trained": run.adapter.count(), "base": run.base_parameters},
+        "base": fingerprint(run.adapter.base),
+        "data": {"train": data_digest(training), "encoded": data_digest(encoded), "test": data_digest(held_out)},
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_memory_bytes": peak_memory_bytes(),
+        **environment(),
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return folder
+
+
+def learning_rate(config: RunConfig) -> float:
+    """The recipe's learning rate for these methods; where it names none, the methods' own.
+
+    A composed adapter is trained at one rate: the smallest of its methods'.
+    """
+    given = config.train.learning_rate
+    if isinstance(given, float):
+        return given
+    rates = given or {}
+    return min(rates.get(method.name(), type(method).learning_rate) for method in config.adapter)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run under way."""
+
+    config: RunConfig
+    template: Template
+    folder: Path
+    observer: Observer
+    model: Any
+    tokenizer: Any
+    adapter: Adapter
+    base_parameters: int
+
+    @classmethod
+    def prepare(cls, config: RunConfig, template: Template, folder: Path, observer: Observer) -> _Run:
+        source = config.model
+        observer.begin(f"loading {source.source}", None)
+        model, tokenizer = load_model(source.source, dtype=source.dtype, trust_remote_code=source.trust_remote_code)
+        total = sum(parameter.numel() for parameter in model.parameters())
+        torch.manual_seed(config.seed)
+        adapter = attach(model, list(config.adapter), ADAPTER, tokenizer=tokenizer)
+        observer.end(f"{total:,} frozen parameters, {adapter.count():,} trained ({adapter.count() / total:.2%})")
+        return cls(config, template, folder, observer, model, tokenizer, adapter, total)
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        self.observer.begin(f"encoding {len(examples)} training examples", None)
+        data = self.config.data
+        encoded = [
+            self.template.encode(self.tokenizer, example, max_length=data.max_length, train_on=data.train_on)
+            for example in examples
+        ]
+        cut = sum(example.truncated for example in encoded)
+        tokens = sum(len(example.input_ids) for example in encoded)
+        self.observer.end(f"{tokens:,} tokens" + (f"; {cut} examples cut at {data.max_length} tokens" if cut else ""))
+        return encoded
+
+    def score(self, examples: Sequence[Example], adapter: str | None) -> Score:
+        benchmark = Path(self.config.evaluate.data).name.split(".")[0]
+        who = "the base" if adapter is None else "the tuned model"
+        self.observer.begin(f"evaluating {who} on {len(examples)} rows", None)
+        score = evaluate(
+            self.model, self.tokenizer, examples, self.template, self.config.evaluate, benchmark=benchmark,
+            adapter=adapter, rows_file=self.folder / "eval" / f"{benchmark}.jsonl", route=adapter,
+            on_token=self.observer.advance,
+        )  # fmt: skip
+        interval = f"{score.low:.1%} to {score.high:.1%}"
+        self.observer.end(f"{score.accuracy:.1%} correct (95 % interval {interval}), {score.unparsed} unparsed")
+        return score
+
+    def train(self, encoded: Sequence[Encoded], rate: float) -> TrainResult:
+        self.observer.begin(f"training at learning rate {rate:g}", total_steps(len(encoded), self.config.train))
+        result = train(
+            self.model, self.adapter, encoded, self.config.train, learning_rate=rate,
+            pad_id=self.tokenizer.pad_token_id, seed=self.config.seed, folder=self.folder,
+            on_step=lambda step: self.observer.advance(
+                1, f"loss {step['loss']:.3f}, {step['tokens_per_second']:.0f} tokens/s"
+            ),
+        )  # fmt: skip
+        self.observer.end(f"{result.steps} steps, loss {result.first_loss:.3f} → {result.last_loss:.3f}")
+        return result

@@ -1,0 +1,25 @@
+"""Shared by all tests: one thread, fixed seeds, no network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    TRANSFORMERS_VERBOSITY="error",
+)
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # tiny tensors; and several workers share two cores
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test draws the same numbers, alone or among others."""
+    torch.manual_seed(0)

@@ -1,0 +1,123 @@
+import time
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_adapters.evaluation.answers import Extracted, extract_number, same_number
+
+STYLES = [
+    "The answer is {}.",
+    "the final ANSWER is: {}",
+    "**The answer is {}**",
+    "The answer is **{}**.",
+    "Answer: ${}",
+    "The answer is \\boxed{{{}}}.",
+    "$\\boxed{{{} \\text{{ cm}}}}$ because 7 > 6",
+    "The answer is:\n\n{}\n",
+    "The answer is €{} in all. So 99 is wrong.",
+    "The answer is {}% of 8.",
+    "The answer is {} apples, not 12",
+    "The answer is 7.\nNo, the answer is {}.",
+    "So x = 12.\n#### {}",
+]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@given(value=st.integers(-(10**9), 10**9), decimals=st.sampled_from([0, 2]), commas=st.booleans())
+def test_an_anchored_number_is_read_in_every_style(style, value, decimals, commas):
+    number = Decimal(value).scaleb(-decimals)
+    text = f"We have 3 * 4 = 12.\n{style.format(f'{number:,f}' if commas else f'{number:f}')}"
+    assert extract_number(text) == Extracted(number, anchored=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("The answer is 3 + 4 = 7.", "7"),
+        ("The answer is 7 = 3 + 4.", "7"),
+        ("The answer is x = 5 apples.", "5"),
+        ("The answer is 40 (since 5 * 8 = 40 and 6 * 8 = 48)", "40"),
+        ("The answer is 1,000 + 2,000 = 3,000 dollars.", "3000"),
+        ("The answer is 3/4.", "0.75"),
+        ("The answer is 2 1/2 cups.", "2.5"),
+        (r"The answer is \frac{3}{4}.", "0.75"),
+        (r"The answer is $-\frac{1}{2}$.", "-0.5"),
+        (r"The answer is 1\frac{1}{2}.", "1.5"),
+        (r"The answer is 12{,}500.", "12500"),
+        ("The answer is -$5.", "-5"),
+        ("The answer is $-5.50.", "-5.50"),
+        ("The answer is −5.", "-5"),
+        ("The answer is Rs.500", "500"),
+        ("The answer is USD 20", "20"),
+        ("The answer is .5", "0.5"),
+        ("The answer is 5.0.", "5.0"),
+        ("The answer is 3 and 9 more.", "3"),
+        ("The answer is 5. It is not 6.", "5"),
+        ("The answer is 25 cm^2.", "25"),
+        ("the answer is clear. The answer is 4. The answer is easy.", "4"),
+    ],
+)
+def test_what_an_anchor_states(text, value):
+    assert extract_number(text) == Extracted(Decimal(value), anchored=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("There are 3 boys and 14 girls", "14"),
+        ("10-4", "4"),
+        ("(3)-4", "4"),
+        ("3 * -4", "-4"),
+        ("it is 1,2", "2"),
+        ("it is 1,234,567.5 in all", "1234567.5"),
+        ("it is 1,2345", "2345"),
+        ("it is 5 of CO2", "5"),
+        ("25 cm^2 or cm^{2}", "25"),
+        ("born on 1/2/2020", "2020"),
+        ("7 / 0", "0"),
+        ("12 / 4", "3"),
+        ("the 3rd", "3"),
+        ("answers 6", "6"),
+        ("#### Step 2: add 8 to it", "8"),
+        ("The answer is unknown. Maybe 9?", "9"),
+        ("1.5.2", "1.5"),
+    ],
+)
+def test_without_an_anchor_the_last_number_counts(text, value):
+    assert extract_number(text) == Extracted(Decimal(value), anchored=False)
+
+
+@pytest.mark.parametrize("text", ["", "no number", "The answer is five.", "x2", "^3", "٣", "½", "--", "$"])
+def test_without_a_number_there_is_none(text):
+    assert extract_number(text) is None
+
+
+@given(st.text() | st.text("0123456789.,-/ =$%^\\{}()answer isboxdfc#*:\n", max_size=200))
+def test_no_string_crashes(text):
+    for marked in (text, f"The answer is {text}", f"\\boxed{{{text}"):
+        found = extract_number(marked)
+        assert found is None or found.value.is_finite()
+        assert found is None or same_number(found.value, found.value)
+
+
+@pytest.mark.parametrize("piece", ["9", "1,234,", "answer is ", "1/", "\\frac{1", "1 ", "-", "\\boxed{", "####1\n"])
+def test_long_strings_take_no_more_than_linear_time(piece):
+    begin = time.process_time()
+    extract_number(piece * 50_000)
+    assert time.process_time() - begin < 5
+
+
+def test_long_numbers_keep_every_digit():
+    digits = "1234567890" * 5
+    assert extract_number(f"The answer is -{digits}.") == Extracted(Decimal(f"-{digits}"), anchored=True)
+
+
+def test_numbers_are_the_same_within_the_tolerance():
+    assert same_number(Decimal("0.333"), Decimal(1) / 3)
+    assert same_number(Decimal("1.001"), Decimal(1))
+    assert not same_number(Decimal("1.0011"), Decimal(1))
+    assert not same_number(Decimal(5), Decimal(-5))
+    assert same_number(Decimal(5), Decimal(6), tolerance=1)
+    assert not same_number(Decimal("1e999999999"), Decimal(1))
