@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm_adapters.adapters.attach import adapters, attach, detach, disable, enable, rename, route
+    from llm_adapters.adapters.attach import attach, attached, detach, disable, enable, rename, route
     from llm_adapters.adapters.merge import merge, unmerge
     from llm_adapters.adapters.method import method, methods
     from llm_adapters.model import load_model
 
 __all__ = [
-    "adapters",
     "attach",
+    "attached",
     "detach",
     "disable",
     "enable",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "adapters.attach": ("adapters", "attach", "detach", "disable", "enable", "rename", "route"),
+    "adapters.attach": ("attach", "attached", "detach", "disable", "enable", "rename", "route"),
     "adapters.merge": ("merge", "unmerge"),
     "adapters.method": ("method", "methods"),
     "model": ("load_model",),

@@ -46,7 +46,7 @@ def made(name: str, **fields: Any) -> Any:
     return small(kind, **{**more, **fields})
 
 
-def attached(model: nn.Module, name: str, key: str = "a", **fields: Any) -> Adapter:
+def put_on(model: nn.Module, name: str, key: str = "a", **fields: Any) -> Adapter:
     """A randomised adapter; the same numbers for the same method and key."""
     seed = int(hashlib.sha256(f"{name}/{key}".encode()).hexdigest()[:6], 16)
     return randomise(attach(model, made(name, **fields), key, tokenizer=Letters()), seed=seed)
@@ -112,7 +112,7 @@ def test_starts_at_identity(family: str, name: str) -> None:
 def test_acts_when_enabled_and_rests_when_not(family: str, name: str) -> None:
     model, ids = tiny_model(family), token_ids(3, 7)
     bare = logits(model, ids)
-    attached(model, name)
+    put_on(model, name)
     active = logits(model, ids)
     assert gap(active, bare) > 1e-2
     with route(model, None):
@@ -153,7 +153,7 @@ def test_gradients_reach_the_adapter_only(family: str, name: str) -> None:
 @every_variant
 def test_gradients_are_the_slope_of_the_loss(family: str, name: str) -> None:
     model, ids = tiny_model(family).double(), token_ids(2, 6)
-    adapter = attached(model, name)
+    adapter = put_on(model, name)
     weights = torch.randn(2, 6, VOCABULARY, dtype=torch.float64)
     (model(ids).logits * weights).sum().backward()
     found = gradients(adapter)
@@ -171,7 +171,7 @@ def test_gradients_are_the_slope_of_the_loss(family: str, name: str) -> None:
 @every
 def test_checkpointing_changes_nothing(family: str, name: str) -> None:
     model, ids = tiny_model(family).train(), token_ids(3, 7)
-    adapter, other = attached(model, name), attached(model, other_than(name), "b")
+    adapter, other = put_on(model, name), put_on(model, other_than(name), "b")
     runs = []  # of each layer's attention
     layer = next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == 2)[0]
     next(iter(layer.children())).register_forward_hook(lambda *_: runs.append(1))
@@ -210,7 +210,7 @@ def test_detach_is_exact(family: str, name: str) -> None:
     modules = [path for path, _ in model.named_modules()]
     functions = [vars(m).get("_gradient_checkpointing_func") for m in model.modules()]
 
-    adapter = attached(model, name)
+    adapter = put_on(model, name)
     optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
     loss_of(model, ids).backward()
     optimizer.step()
@@ -231,7 +231,7 @@ def test_detach_is_exact(family: str, name: str) -> None:
 @every_variant
 def test_save_and_load(family: str, name: str, tmp_path: Path) -> None:
     model, ids = tiny_model(family), token_ids(3, 7)
-    adapter = attached(model, name)
+    adapter = put_on(model, name)
     expected, folded = logits(model, ids), adapter.folded()
     adapter.save(tmp_path / "saved")
     assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == ["adapter.json", "adapter.safetensors"]
@@ -251,7 +251,7 @@ def test_save_and_load(family: str, name: str, tmp_path: Path) -> None:
 def test_merge_is_the_same_function(family: str, name: str) -> None:
     model, ids = tiny_model(family), token_ids(3, 7)
     bare = logits(model, ids)
-    adapter = attached(model, name)
+    adapter = put_on(model, name)
     active = logits(model, ids)
     weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     linear = [
@@ -283,7 +283,7 @@ def test_merge_is_the_same_function(family: str, name: str) -> None:
 @every
 def test_padded_batch_is_its_rows(family: str, name: str) -> None:
     model = tiny_model(family)
-    attached(model, name)
+    put_on(model, name)
     rows = [token_ids(1, n, seed=n)[0] for n in (7, 4, 2)]
     alone = [logits(model, row[None])[0] for row in rows]
     for side in ("left", "right"):
@@ -309,7 +309,7 @@ def by_hand(model: nn.Module, ids: Tensor, mask: Tensor, steps: int) -> tuple[Te
 @every
 def test_cached_decoding_is_the_full_forward(family: str, name: str) -> None:
     model, ids = tiny_model(family), token_ids(2, 8)
-    attached(model, name)
+    put_on(model, name)
     full = logits(model, ids, use_cache=False)
     with torch.no_grad():
         out = model(ids[:, :4], use_cache=True)
@@ -323,7 +323,7 @@ def test_cached_decoding_is_the_full_forward(family: str, name: str) -> None:
 @every
 def test_generate_is_uncached_argmax(family: str, name: str) -> None:
     model = tiny_model(family)
-    attached(model, name)
+    put_on(model, name)
     ids, mask = padded([token_ids(1, n, seed=n)[0] for n in (6, 3)], "left")
     options = {"max_new_tokens": 4, "do_sample": False, "return_dict_in_generate": True}
     found = model.generate(ids, attention_mask=mask, output_logits=True, **options)
@@ -353,7 +353,7 @@ def test_routed_batch_is_each_adapter_alone(family: str, name: str) -> None:
     alone = {None: logits(model, ids)}
     slopes: dict[str, list[dict[str, Tensor]]] = {}
     for key, kind, fields in (("a", name, {}), ("b", other, longer)):
-        adapter = attached(model, kind, key, **fields)
+        adapter = put_on(model, kind, key, **fields)
         alone[key] = logits(model, ids)
         slopes[key] = []
         for row in ids:
@@ -361,7 +361,7 @@ def test_routed_batch_is_each_adapter_alone(family: str, name: str) -> None:
             slopes[key].append(gradients(adapter))
         detach(model)
     assert min(gap(alone["a"][i], alone["b"][i]) for i in range(6)) > 1e-2
-    a, b = attached(model, name, "a"), attached(model, other, "b", **longer)
+    a, b = put_on(model, name, "a"), put_on(model, other, "b", **longer)
     for rows in MIXED.values():
         with route(model, rows):
             mixed = model(ids)
@@ -387,7 +387,7 @@ def test_routed_generation_is_each_adapter_alone(family: str, name: str) -> None
     ids, mask = padded(prompts, "left")
     options: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False}
     rows = ["a", None, "b"]
-    attached(model, name, "a"), attached(model, other_than(name), "b")
+    put_on(model, name, "a"), put_on(model, other_than(name), "b")
     for beams in (1, 2):
         with route(model, rows):
             together = model.generate(ids, attention_mask=mask, num_beams=beams, **options)
@@ -402,7 +402,7 @@ def test_packed_documents_are_the_documents_alone(family: str, name: str) -> Non
     if family == "bloom":
         pytest.skip("bloom counts positions from a 2-dimensional mask, so it cannot be packed")
     model = tiny_model(family)
-    attached(model, name)
+    put_on(model, name)
     documents = [token_ids(1, n, seed=n) for n in (5, 4)]
     alone = torch.cat([logits(model, document) for document in documents], 1)
     packed = torch.cat(documents, 1)

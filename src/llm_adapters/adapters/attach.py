@@ -124,7 +124,7 @@ def detach(model: nn.Module, name: str | None = None) -> None:
             parameter.requires_grad_(before.get(key, True))
 
 
-def adapters(model: nn.Module) -> Mapping[str, Adapter]:
+def attached(model: nn.Module) -> Mapping[str, Adapter]:
     """The adapters attached to ``model`` by name; empty when there are none."""
     engine = _engine(model)
     return {} if engine is None else dict(engine.adapters)
