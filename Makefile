@@ -26,14 +26,14 @@ demo: $(READY)
 	$(RUN) $(BIN)/llm-adapters run configs/quickstart.yaml --out runs/quickstart --force $(ARGS)
 
 test: $(READY)
-	$(RUN) $(BIN)/python -m pytest $(ARGS)
+	$(RUN) $(BIN)/python -m pytest -n auto $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python tests/file_length.py
+	$(BIN)/python .ci/file_length.py
 
 bench: $(READY)
 	for script in benchmarks/*.py; do $(RUN) $(BIN)/python $$script || exit 1; done

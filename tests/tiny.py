@@ -187,9 +187,9 @@ def gap(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
 
-def enable_checkpointing(model: PreTrainedModel) -> None:
+def enable_checkpointing(model: PreTrainedModel, **options: Any) -> None:
     """Gradient checkpointing, by the newer of its two names where transformers has it."""
-    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)(options or None)
 
 
 class Letters:

@@ -17,7 +17,7 @@ from llm_adapters.adapters.checkpointing import forget_pass_in_checkpoints
 from llm_adapters.adapters.engine import Engine
 from llm_adapters.adapters.method import Method
 from llm_adapters.adapters.routing import RowRoute, read_route
-from llm_adapters.errors import AdapterError
+from llm_adapters.errors import AdapterError, RouteError
 from llm_adapters.model.sites import find_sites
 
 STORE = "llm_adapters"
@@ -110,6 +110,7 @@ def detach(model: nn.Module, name: str | None = None) -> None:
 
     engine = engine_of(model)
     for gone in list(engine.adapters) if name is None else [_known(engine, name)]:
+        _refuse_routed(engine, gone)
         if gone in engine.merged:
             unmerge(model, gone)
         del engine.adapters[gone]
@@ -154,6 +155,7 @@ def rename(model: nn.Module, old: str, new: str) -> None:
     if new == old:
         return
     _check_name(new, engine)
+    _refuse_routed(engine, old)
     store = _store(model)
 
     def renamed(name: str) -> str:
@@ -228,8 +230,14 @@ def _known(engine: Engine, name: str) -> str:
     return name
 
 
+def _refuse_routed(engine: Engine, name: str) -> None:
+    if any(name in stack for stack in engine.route or ()):
+        raise RouteError(f"adapter '{name}' is in the route in force", mend="leave the 'with route(...)' first")
+
+
 def _check_name(name: str, engine: Engine) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or hasattr(nn.ModuleDict, name):
+    taken = {*dir(nn.ModuleDict()), "engine", "trainable_before"}  # attributes of the store itself
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in taken:
         raise AdapterError(
             f"'{name}' cannot be an adapter's name",
             mend="letters, digits, '-' and '_', starting with a letter or digit, and no name of a Python method",

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from llm_adapters.adapters.forms import KVShape
 from llm_adapters.adapters.forms.key_values import KeyValue
-from llm_adapters.errors import MethodError
+from llm_adapters.errors import MethodError, UserError
 from llm_adapters.model.exceptions import family
 from llm_adapters.model.sites import SiteMap
 
@@ -95,7 +95,9 @@ class Base:
         cache = DynamicCache(config=config) if hybrid else DynamicCache()
         try:
             self.sites.decoder.forward(past_key_values=cache, use_cache=True, **inputs)
-        except (TypeError, AttributeError, NotImplementedError) as failure:
+        except UserError:
+            raise
+        except (TypeError, ValueError, IndexError, AttributeError, NotImplementedError) as failure:
             raise MethodError(
                 f"a {self.sites.model_type} model has no key–value cache that a prefix could join ({failure})",
                 mend="use lora, series or parallel",

@@ -16,6 +16,7 @@ from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.attention import AttentionHook
 from llm_adapters.adapters.base import Base
 from llm_adapters.adapters.checkpointing import remember_pass_in_checkpoints, without_checkpointing
+from llm_adapters.adapters.forms import VirtualTokens
 from llm_adapters.adapters.forms.key_values import KeyValue
 from llm_adapters.adapters.insertion import SiteHook
 from llm_adapters.adapters.prefixes import StackPrefix, join_rows, stack_prefix
@@ -75,16 +76,28 @@ class Engine:
             return
         decoder = self.base.sites.decoder
         self._handles.append(decoder.register_forward_pre_hook(self._enter, with_kwargs=True))
-        self._handles.append(decoder.register_forward_hook(self._leave))
+        self._handles.append(decoder.register_forward_hook(self._leave, always_call=True))
         # Outer sites first: their hooks nest around those of the linears inside.
         for hook in hooks.values():
             self._handles += hook.install()
         if any(adapter.virtual_tokens for adapter in self.adapters.values()):
+            self._refuse_lost_tokens()
             self._handles += [self._hook_attention(layer) for layer in self.base.kv_shapes]
 
     def _hook_attention(self, layer: int) -> Any:
         module = self.base.sites.layers[layer]["attn"].input
         return module.register_forward_pre_hook(AttentionHook(self, layer, module).before, with_kwargs=True)
+
+    def _refuse_lost_tokens(self) -> None:
+        """What comes after virtual tokens sees them through keys and values alone; no other state carries them on."""
+        parts = (part for adapter in self.adapters.values() for part in adapter.parts())
+        lacking = set(range(len(self.base.sites.layers))) - self.base.kv_shapes.keys()
+        if lacking and any(isinstance(part, VirtualTokens) for part in parts):
+            raise MethodError(
+                f"layers {sorted(lacking)} of this {self.base.sites.model_type} model keep no keys and values of their "
+                "own (they are recurrent, or share another layer's), so virtual tokens would be lost there",
+                mend="use prefix, lora, series or parallel",
+            )
 
     # -- one forward pass -------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ def _add_rows(form: Form, y: Tensor, x: Tensor | None, rows: slice | Tensor, bat
         inputs = by_row[rows].clone() if owned else by_row[rows]
     else:
         inputs = (x.view(batch, -1, x.shape[-1]) if x.shape[0] != batch else x)[rows]
-    update = form(inputs)
+    update = form(inputs).to(y.dtype)  # under autocast a form may answer in another dtype
     changed = by_row if owned else by_row.clone()
     if isinstance(rows, slice):
         changed[rows] += update

@@ -58,7 +58,7 @@ def read_route(route: RowRoute | Sequence[RowRoute], known: Sequence[str]) -> li
     rows: Sequence[RowRoute] = [route] if route is None or isinstance(route, str) else list(route)
     if not rows:
         raise RouteError("the route is empty", mend="name one adapter (or None) a row, or one for all rows")
-    stacks = [() if row is None else (row,) if isinstance(row, str) else tuple(row) for row in rows]
+    stacks = [_stack(row) for row in rows]
     for name in (name for stack in stacks for name in stack):
         if name not in known:
             close = nearest(str(name), known)
@@ -68,6 +68,17 @@ def read_route(route: RowRoute | Sequence[RowRoute], known: Sequence[str]) -> li
                 mend=f"route '{close}'" if close else "attach it first",
             )
     return stacks
+
+
+def _stack(row: RowRoute) -> Stack:
+    """One row of a route as the tuple of its adapters."""
+    if row is None or isinstance(row, str):
+        return () if row is None else (row,)
+    if not isinstance(row, list | tuple):
+        raise RouteError(f"a row of the route is {row!r}", mend="name an adapter, several in a list, or None")
+    if len(set(row)) < len(row):
+        raise RouteError(f"a row of the route names an adapter twice: {list(row)}", mend="name each once a row")
+    return tuple(row)
 
 
 def resolve(stacks: Sequence[Stack], batch: int, device: torch.device) -> Pass:

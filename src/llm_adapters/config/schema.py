@@ -67,7 +67,7 @@ def _parse_methods(value: object, info: ValidationInfo) -> object:
     parse: Callable[[Mapping[str, Any]], Any] = (info.context or {})["parse_method"]
     if not recipes or not all(isinstance(recipe, Mapping) for recipe in recipes):
         raise MethodError("a method, or a list of methods, is needed", mend="adapter: {method: lora}")
-    return tuple(parse(recipe) for recipe in recipes)
+    return tuple(parse({"method": "lora", **recipe}) for recipe in recipes)
 
 
 def _recipes(methods: Any, _next: SerializerFunctionWrapHandler) -> Any:

@@ -109,7 +109,7 @@ def train(
 
 def total_steps(examples: int, settings: TrainSection) -> int:
     """Optimiser steps that ``settings`` make of so many examples."""
-    planned = max(1, math.ceil(examples * settings.epochs / settings.batch_size))
+    planned = math.ceil(settings.epochs * math.ceil(examples / settings.batch_size))
     return planned if settings.steps is None else min(planned, settings.steps)
 
 

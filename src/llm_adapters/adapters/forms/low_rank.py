@@ -36,6 +36,8 @@ class LowRank(Form):
     def add_to(self, out: Tensor, x: Tensor, *, fresh: bool) -> Tensor:
         # One fused product-and-add instead of product, scale, add: two passes fewer over (B, T, d_out).
         rows = self._down(x).flatten(0, -2)
+        if rows.dtype != x.dtype or rows.dtype != out.dtype:  # autocast, which leaves products in place alone
+            return out + F.linear(rows, self.B.to(rows.dtype)).view(out.shape).to(out.dtype) * self.scale
         flat = out.reshape(-1, out.shape[-1])
         B = self.B.to(x.dtype).t()
         if fresh and out.is_contiguous():

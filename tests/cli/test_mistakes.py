@@ -1,0 +1,52 @@
+"""Every mistake at the command line: one message, exit code 2, no traceback, nothing written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = {
+    "unknown method": (["run", "--set", "adapter.method=lorra"], "nearest: lora"),
+    "unknown field": (["run", "--set", "train.epoch=3"], "nearest: epochs"),
+    "wrong type": (["run", "--set", "train.epochs=many"], "epochs"),
+    "negative size": (["run", "--set", "adapter.rank=-4"], "greater than 0"),
+    "unknown site": (["run", "--set", "adapter.sites=[attn.qq]"], "nearest: attn.q"),
+    "unknown layers": (["run", "--set", "adapter.layers=lasst:2"], "last:8"),
+    "missing config": (["run", "configs/nowhere.yaml"], "no configuration file"),
+    "missing data": (["run", "--set", "data.train=nowhere.json"], "nowhere.json"),
+    "no size": (["run", "--set", "data.size=null"], "size"),
+    "unknown template": (["run", "--set", "data.template=alpacca"], "nearest: alpaca"),
+    "unknown model": (["sites", "smollm2-135m-instrukt"], "smollm2-135m-instruct"),
+    "no assignment": (["run", "--set", "train"], "--set section.field=value"),
+    "unknown method field": (["sites", "smollm2-135m-instruct", "-m", "lora", "--set", "rang=3"], "nearest: rank"),
+    "layer out of range": (["sites", "smollm2-135m-instruct", "-m", "lora", "--set", "layers=30"], "0-29"),
+    "methods": (["methods", "prefixx"], "nearest: prefix"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_gets_one_readable_message(case: str, tmp_path: Path) -> None:
+    arguments, said = CASES[case]
+    done = subprocess.run(
+        [sys.executable, "-c", "from llm_adapters.cli import main; main()", *arguments],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_and_malformed_data_are_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "empty.json").write_text("[]")
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "1 + 1?"}\n{"instruction": 2, "output": "2"}\n')
+    for name, said in (("empty.json", "empty"), ("rows.jsonl", "output")):
+        done = subprocess.run(
+            [sys.executable, "-c", "from llm_adapters.cli import main; main()", "train",
+             "--set", f"data.train={name}", "--set", "data.size=null"],
+            capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False,
+        )  # fmt: skip
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+        assert said in done.stderr
+        assert "loading" not in done.stderr

@@ -1,0 +1,51 @@
+import pytest
+import torch
+from tiny import tiny_model
+
+import llm_adapters as la
+from llm_adapters.generate import generate
+
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16, 17, 18], [19, 20]]
+
+
+def _uncached(model: torch.nn.Module, prompt: list[int], limit: int, stop: set[int]) -> tuple[list[int], bool]:
+    """The definition: the whole text through the model again for every token."""
+    ids = list(prompt)
+    for _ in range(limit):
+        with torch.no_grad():
+            token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+        if token in stop:
+            return ids[len(prompt) :], True
+        ids.append(token)
+    return ids[len(prompt) :], False
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "gptj", "gpt2", "gemma3_text"])
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_batched_cached_decoding_is_the_definition(family: str, batch_size: int) -> None:
+    model = tiny_model(family)
+    stop = {_uncached(model, PROMPTS[1], 8, set())[0][3]}  # a token that really comes, so that some rows stop early
+    expected = [_uncached(model, prompt, 8, stop) for prompt in PROMPTS]
+    assert any(stopped for _, stopped in expected)
+    got = {
+        c.prompt: (c.ids, c.stopped)
+        for c in generate(model, PROMPTS, max_new_tokens=8, stop_ids=stop, batch_size=batch_size)
+    }
+    assert [got[i] for i in range(len(PROMPTS))] == expected
+
+
+def test_every_prompt_goes_through_its_own_adapter() -> None:
+    model = tiny_model("llama")
+    for name in ("lora", "series", "prefix", "prompt"):
+        adapter = la.attach(model, la.method(name), name)
+        for parameter in adapter.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    routes = ["lora", None, "prefix", "prompt", ["series", "lora"]]
+    got = {
+        c.prompt: c.ids
+        for c in generate(model, PROMPTS, max_new_tokens=6, stop_ids=(), routes=routes, batch_size=5)
+    }
+    for i, route in enumerate(routes):
+        with la.route(model, [route]):
+            assert got[i] == _uncached(model, PROMPTS[i], 6, set())[0], route
+    assert len({tuple(ids) for ids in got.values()}) == len(PROMPTS)

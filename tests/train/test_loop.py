@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny_model
+
+import llm_adapters as la
+from llm_adapters.config.schema import TrainSection
+from llm_adapters.data.encoding import Encoded
+from llm_adapters.errors import DataError
+from llm_adapters.train import train
+from llm_adapters.train.loop import total_steps
+
+
+def _examples(count: int = 24) -> list[Encoded]:
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for i in range(count):
+        start = int(torch.randint(3, 40, (1,), generator=generator))
+        ids = list(range(start, start + 5 + i % 4))
+        rows.append(Encoded(ids, [-100] * 2 + ids[2:], truncated=False))
+    return rows
+
+
+def _train(
+    folder: Path, seed: int = 0, dropout: float = 0.1, **settings: object
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    model = tiny_model("llama")
+    torch.manual_seed(seed)
+    adapter = la.attach(model, la.method("lora", rank=4, dropout=dropout), "a")
+    folder.mkdir(exist_ok=True)
+    recipe = TrainSection.parse({"epochs": 2, "batch_size": 8, "warmup": 2, **settings}, where="test")
+    train(model, adapter, _examples(), recipe, learning_rate=1e-2, pad_id=0, seed=seed, folder=folder)
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {key: value.clone() for key, value in adapter.state_dict().items()}, metrics
+
+
+def test_the_loss_falls_and_every_step_is_logged(tmp_path: Path) -> None:
+    _, metrics = _train(tmp_path, epochs=10)
+    assert [row["step"] for row in metrics] == list(range(1, 31))
+    assert sum(row["loss"] for row in metrics[-5:]) < 0.7 * sum(row["loss"] for row in metrics[:5])
+    assert metrics[0]["learning_rate"] == pytest.approx(5e-3)
+
+
+def test_one_seed_gives_bit_equal_adapters_and_another_seed_does_not(tmp_path: Path) -> None:
+    first, _ = _train(tmp_path / "a", seed=1)
+    again, _ = _train(tmp_path / "b", seed=1)
+    other, _ = _train(tmp_path / "c", seed=2)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    _, whole = _train(tmp_path / "a", dropout=0.0)
+    _, split = _train(tmp_path / "b", dropout=0.0, micro_batch=3)
+    for key in ("loss", "grad_norm"):
+        assert [row[key] for row in split] == pytest.approx([row[key] for row in whole], rel=1e-4)
+
+
+def test_checkpoints_hold_the_adapter_and_its_moments(tmp_path: Path) -> None:
+    state, _ = _train(tmp_path, checkpoint_every=6)
+    last = tmp_path / "checkpoints" / "step-6"
+    saved = load_file(last / "adapter.safetensors")
+    assert all(torch.equal(saved[key], state[key]) for key in state)
+    moments = load_file(last / "optimizer.safetensors")
+    assert {key.rpartition("/")[2] for key in moments} == {"step", "exp_avg", "exp_avg_sq"}
+    assert len(moments) == 3 * len(state)
+    assert json.loads((last / "position.json").read_text())["step"] == 6
+
+
+def test_steps_count_partial_batches_and_obey_the_cap() -> None:
+    assert total_steps(10, TrainSection(epochs=1, batch_size=4)) == 3
+    assert total_steps(10, TrainSection(epochs=3, batch_size=4)) == 9
+    assert total_steps(10, TrainSection(epochs=3, batch_size=4, steps=5)) == 5
+
+
+def test_examples_without_any_label_are_refused(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    adapter = la.attach(model, la.method("lora"), "a")
+    rows = [Encoded([3, 4], [-100, -100], truncated=True)]
+    with pytest.raises(DataError, match="max_length"):
+        train(model, adapter, rows, TrainSection(), learning_rate=1e-3, pad_id=0, seed=0, folder=tmp_path)
