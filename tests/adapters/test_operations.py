@@ -791,22 +791,22 @@ def test_the_trainer_of_transformers(recipe: str, options: dict[str, Any], tmp_p
 @pytest.mark.parametrize("name", ["lora", "prefix"])
 def test_compiled_models_follow_routes(name: str) -> None:
     torch._dynamo.reset()
-    model = tiny_model("llama")
+    model = tiny_model("llama", num_hidden_layers=1)
+    bare = logits(model, IDS)
     adapter = put_on(model, small(name), "a")
     expected = logits(model, IDS)
-    compiled = torch.compile(model, backend="aot_eager")
-    assert gap(logits(compiled, IDS), expected) < 1e-5
-    with route(compiled, ["a", None, "a"]):
-        mixed = logits(compiled, IDS)
-    assert gap(mixed[[0, 2]], expected[[0, 2]]) < 1e-5
-    assert gap(mixed[1], logits(tiny_model("llama"), IDS)[1]) < 1e-5
+    compiled = torch.compile(model, backend="eager")
     compiled(IDS, labels=IDS).loss.backward()
     found = {key: p.grad.clone() for key, p in adapter.named_parameters()}
     adapter.zero_grad()
     model(IDS, labels=IDS).loss.backward()
     assert all(gap(p.grad, found[key]) < 1e-5 for key, p in adapter.named_parameters())
+    with route(compiled, ["a", None, "a"]):
+        mixed = logits(compiled, IDS)
+    assert gap(mixed[[0, 2]], expected[[0, 2]]) < 1e-5
+    assert gap(mixed[1], bare[1]) < 1e-5
     detach(compiled)
-    assert gap(logits(compiled, IDS), logits(tiny_model("llama"), IDS)) < 1e-5
+    assert gap(logits(compiled, IDS), bare) < 1e-5
 
 
 @pytest.mark.slow

@@ -23,15 +23,18 @@ class PrefixedCache:
     """A cache that answers with the prefix before what it holds; the cache itself never sees the prefix.
 
     So positions, lengths, sliding windows and cropping of the real cache stay as the model expects them.
+    ``length`` cuts off slots that a static cache has not filled yet; None where the mask hides them.
     """
 
-    def __init__(self, inner: Any, prefix: LayerPrefix) -> None:
-        self._inner, self._prefix = inner, prefix
+    def __init__(self, inner: Any, prefix: LayerPrefix, length: int | None) -> None:
+        self._inner, self._prefix, self._length = inner, prefix, length
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Store keys and values (B, H, T, d) in the real cache, if there is one; return them after the prefix."""
         if self._inner is not None:
             keys, values = self._inner.update(keys, values, *args, **kwargs)
+        if self._length is not None:
+            keys, values = keys[:, :, : self._length], values[:, :, : self._length]
         return (
             torch.cat([self._prefix.keys.to(keys.dtype), keys], dim=2),
             torch.cat([self._prefix.values.to(values.dtype), values], dim=2),
@@ -70,15 +73,17 @@ class AttentionHook:
         # Decoder layers pass some of these by position (BLOOM, MPT): name them all, then change them.
         named = {**dict(zip(self.names, args, strict=False)), **kwargs}
         hidden = named["hidden_states"]
-        inner, queries = named.get(self.cache_name), hidden.shape[1]
-        named["attention_mask"] = self._mask(named.get("attention_mask"), prefix, inner, queries, hidden.device)
+        inner, queries, mask = named.get(self.cache_name), hidden.shape[1], named.get("attention_mask")
+        # Without a mask the model counts on causal attention over what the cache has been given.
+        length = None if mask is not None else queries + (0 if inner is None else int(inner.get_seq_length(self.layer)))
+        named["attention_mask"] = self._mask(mask, prefix, length, queries, hidden.device)
         if named.get("alibi") is not None:
             named["alibi"] = _longer_alibi(named["alibi"], prefix, current.batch)
-        named[self.cache_name] = PrefixedCache(inner, prefix)
+        named[self.cache_name] = PrefixedCache(inner, prefix, length)
         return (), named
 
     def _mask(
-        self, mask: Tensor | None, prefix: LayerPrefix, inner: Any, queries: int, device: torch.device
+        self, mask: Tensor | None, prefix: LayerPrefix, length: int | None, queries: int, device: torch.device
     ) -> Tensor | None:
         current = self.engine.current
         assert current is not None
@@ -86,9 +91,8 @@ class AttentionHook:
             if known is mask and known_prefix.visible is prefix.visible and known_queries == queries:
                 return widened
         full = mask
-        if mask is None and (queries > 1 or prefix.visible is not None):
-            past = 0 if inner is None else int(inner.get_seq_length(self.layer))
-            full = torch.ones(queries, past + queries, dtype=torch.bool, device=device).tril(past)[None, None]
+        if length is not None and (queries > 1 or prefix.visible is not None):
+            full = torch.ones(queries, length, dtype=torch.bool, device=device).tril(length - queries)[None, None]
         widened = None if full is None else self._widen(full, prefix)
         current.masks.append((mask, prefix, queries, widened))
         return widened

@@ -57,6 +57,7 @@ class Base:
                 f"keys and values cannot be put before the input of a {model_type} model with {flag}=True",
                 mend="use lora, series or parallel",
             )
+        self.refuse_unmasked_attention()
         ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         with self._evaluating():
             found = self.key_values_of(input_ids=ids)
@@ -66,6 +67,20 @@ class Base:
                 mend="use lora, series or parallel",
             )
         return {i: KVShape(kv.keys.shape[1], kv.keys.shape[2], kv.values.shape[2]) for i, kv in found.items()}
+
+    def refuse_unmasked_attention(self) -> None:
+        """Prefixes widen the attention mask, so there must be one.
+
+        Raises:
+            MethodError: the attention implementation takes no mask of its own.
+        """
+        kind = getattr(self.model.config, "_attn_implementation", "eager")
+        if kind not in ("sdpa", "eager"):
+            raise MethodError(
+                f"prefix and prompt methods do not run with attn_implementation='{kind}'",
+                allowed=["sdpa", "eager"],
+                mend="load the model with attn_implementation='sdpa'",
+            )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -116,7 +116,7 @@ class Engine:
         lengths = {stack: self._virtual_tokens(stack) for stack in current.stacks}
         changed = None
         if any(lengths.values()):
-            self._refuse_unmasked_attention()
+            self.base.refuse_unmasked_attention()
             cache = named.get("past_key_values")
             computed = self._stack_prefixes(current, cache)
             current.prefix, shift = join_rows(current, computed, inputs.device)
@@ -172,15 +172,6 @@ class Engine:
     def suspended(self) -> AbstractContextManager[None]:
         """Let no adapter act."""
         return self.during(Pass(1, {}, {(): None}))
-
-    def _refuse_unmasked_attention(self) -> None:
-        kind = getattr(self.base.model.config, "_attn_implementation", "eager")
-        if kind not in ("sdpa", "eager"):
-            raise MethodError(
-                f"prefix and prompt methods do not run with attn_implementation='{kind}'",
-                allowed=["sdpa", "eager"],
-                mend="load the model with attn_implementation='sdpa'",
-            )
 
 
 def _positions(named: dict[str, Any], inputs: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ _TOLERANCE = 0.02  # half precision and quantisation move single weights by less
 def fingerprint(base: Base) -> dict[str, Any]:
     """Architecture, sizes, and a sketch of the weights: a few evenly spaced numbers that survive a change of dtype."""
     config = base.model.config.get_text_config(decoder=True)
+    name = str(base.model.config.name_or_path or "")
     return {
-        "model": str(getattr(base.model.config, "_name_or_path", "") or ""),
+        "model": Path(name).name if Path(name).exists() else name,  # a path is private to its machine
         "model_type": base.sites.model_type,
         "layers": len(base.sites.layers),
         "width": base.sites.width,

@@ -135,6 +135,11 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise AdapterError(
             f"'{path}' has format {record['format']!r}", allowed=[FORMAT], mend="update llm-adapters to read it"
         )
+    recipes = record["methods"]
+    if not isinstance(recipes, list) or not recipes or not all(isinstance(recipe, dict) for recipe in recipes):
+        raise AdapterError(f"'{path}': 'methods' is no list of recipes", mend="save the adapter again")
+    if not isinstance(record["base"], dict):
+        raise AdapterError(f"'{path}': 'base' is no description of a model", mend="save the adapter again")
     return record
 
 

@@ -75,6 +75,7 @@ def load_model(
         options |= hub | {"config": config, "output_loading_info": True}
         model, info = AutoModelForCausalLM.from_pretrained(where, **options)
     gguf.require_all_weights(info, where)
+    model.config.name_or_path = str(source)  # not the cache folder, which means nothing to anyone else
     if model.generation_config is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
