@@ -197,4 +197,3 @@ class Letters:
 
     def __call__(self, text: str, **_options: Any) -> dict[str, list[int]]:
         return {"input_ids": [3 + ord(letter) % (VOCABULARY - 3) for letter in text]}
-

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Letters, gap, logits, randomise, small, tiny_model, token_ids
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.attach import attach, detach
 from llm_adapters.adapters.method import Method, method
+from tiny import Letters, gap, logits, randomise, small, tiny_model, token_ids
 
 peft = pytest.importorskip("peft")
 
@@ -54,12 +54,19 @@ LORA_TARGETS = {
 def test_lora_is_peft_lora(family: str, rslora: bool) -> None:
     targets, sites = LORA_TARGETS[family]
     config = peft.LoraConfig(
-        task_type="CAUSAL_LM", r=4, lora_alpha=6, target_modules=targets, use_rslora=rslora, fan_in_fan_out=family == "gpt2"
+        task_type="CAUSAL_LM",
+        r=4,
+        lora_alpha=6,
+        target_modules=targets,
+        use_rslora=rslora,
+        fan_in_fan_out=family == "gpt2",
     )
     recipe = method("lora", rank=4, alpha=6, rslora=rslora, sites=sites)
     model, adapter, theirs = pair(family, recipe, config)
     modules = dict(theirs.base_model.model.named_modules())
-    assert len(list(adapter.placed())) == sum(type(m).__module__.startswith("peft.tuners.lora") for m in modules.values())
+    assert len(list(adapter.placed())) == sum(
+        type(m).__module__.startswith("peft.tuners.lora") for m in modules.values()
+    )
     with torch.no_grad():
         for placed in adapter.placed():
             peer = modules[placed.site.path]

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import Letters, enable_checkpointing, gap, logits, randomise, small, tiny_model, token_ids
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +29,7 @@ from llm_adapters.adapters.attach import (
 from llm_adapters.adapters.merge import merge, unmerge
 from llm_adapters.adapters.method import Method, method, methods, parse_method
 from llm_adapters.errors import AdapterError, MethodError, OutputError, RouteError, SiteError, UserError
+from tiny import Letters, enable_checkpointing, gap, logits, randomise, small, tiny_model, token_ids
 
 IDS = token_ids(3, 6)
 
@@ -61,7 +61,9 @@ def test_enabled_adapters_act_together_in_the_order_of_attaching() -> None:
     a = put_on(model, small("lora", sites=["ffn.down"], layers=[0]), "a").lora.get_submodule("0.ffn_down")
     b = put_on(model, small("parallel", sites=["ffn.down"], layers=[0]), "b").parallel.get_submodule("0.ffn_down")
     c = put_on(model, small("series", sites=["ffn.down"], layers=[0]), "c").series.get_submodule("0.ffn_down")
-    d = put_on(model, small("series_input", sites=["ffn.down"], layers=[0]), "d").series_input.get_submodule("0.ffn_down")
+    d = put_on(model, small("series_input", sites=["ffn.down"], layers=[0]), "d").series_input.get_submodule(
+        "0.ffn_down"
+    )
     found = {}
     down.register_forward_pre_hook(lambda _m, args: found.update(x_changed=args[0]))
     down.register_forward_hook(lambda _m, _args, output: found.update(y=output))
@@ -105,6 +107,22 @@ def test_two_prefixes_stand_one_after_the_other() -> None:
             for layer, value in getattr(attached(model)["b"].prefix, table).items():
                 value.copy_(getattr(today.prefix, table)[layer][2:])
     assert gap(logits(model, IDS), logits(today.base.model, IDS)) < 1e-5
+
+
+def test_prefixes_of_different_layers_and_lengths_together() -> None:
+    model, masks = tiny_model("llama", num_hidden_layers=3), []
+    put_on(model, small("prefix"), "a")
+    a = logits(model, IDS)
+    put_on(model, [small("prefix", layers=[1], tokens=4), small("prompt", tokens=2)], "b", seed=2)
+    both = logits(model, IDS)
+    model.model.layers[2].self_attn.register_forward_hook(lambda *_: masks.append(len(engine_of(model).current.masks)))
+    with route(model, [["a", "b"], "a", ["a", "b"]]):  # masks are made in another way when rows differ
+        mixed = logits(model, IDS)
+    assert gap(mixed[[0, 2]], both[[0, 2]]) < 1e-5
+    assert gap(mixed[1], a[1]) < 1e-5
+    assert gap(both, a) > 1e-2
+    # Layers with prefixes of the same lengths share a mask: one of the prompt's own pass over itself is gone by then.
+    assert masks[-1] == 2
 
 
 def test_enable_and_disable_by_name_and_all() -> None:
@@ -198,7 +216,7 @@ def test_nothing_attached() -> None:
         with pytest.raises(AdapterError, match="no adapter is attached to this model"):
             operation(model)
     with pytest.raises(AdapterError, match="attach takes a method"):
-        attach(model, "lora lora".split()[0:0])
+        attach(model, [])
     assert state_of(model) == state_of(tiny_model("llama"))
 
 
@@ -403,7 +421,9 @@ def test_other_bases_are_refused(saved: Path) -> None:
     other = tiny_model("llama", seed=1)
     refused(saved, r"(?s)other weights of this architecture:\n  weights: \d+ of \d+ .*allow_other_base=True", other)
     adapter = attach(other, saved, "b", allow_other_base=True)
-    assert torch.equal(adapter.state_dict()["lora.0.attn_q.A"], load_file(saved / "adapter.safetensors")["lora.0.attn_q.A"])
+    assert torch.equal(
+        adapter.state_dict()["lora.0.attn_q.A"], load_file(saved / "adapter.safetensors")["lora.0.attn_q.A"]
+    )
 
 
 def test_the_same_base_in_another_dtype_or_with_adapters_is_the_same(saved: Path) -> None:
@@ -520,7 +540,7 @@ def test_saving_does_not_overwrite_unasked(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert adapter.save(tmp_path / "empty") == tmp_path / "empty"
     assert adapter.save(tmp_path / "new" / "deep").is_dir()
-    assert not [p for p in tmp_path.rglob(".*")]  # no temporary folder is left
+    assert not list(tmp_path.rglob(".*"))  # no temporary folder is left
 
 
 def test_a_save_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -568,7 +588,9 @@ def test_all_mistakes_of_a_method_at_once() -> None:
         method("lora", rnak=8, rank=-2, alpha="big", dropout=1.0, sites=["atn.q"], layers="frist:2")
     words = str(caught.value)
     assert "method 'lora': 6 mistakes" in words
-    assert "unknown field 'rnak' (given 8); allowed: sites, layers, rank, alpha, dropout, rslora; nearest: rank" in words
+    assert (
+        "unknown field 'rnak' (given 8); allowed: sites, layers, rank, alpha, dropout, rslora; nearest: rank" in words
+    )
     assert "field 'rank' is -2" in words
     assert "field 'alpha' is 'big'" in words
     assert "field 'dropout' is 1.0" in words
@@ -613,7 +635,11 @@ def test_one_mistake(name: str, fields: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("family", "fields", "words"),
     [
-        ("bloom", {"sites": ["attn.q"]}, r"(?s)no site 'attn.q': .* fused into one site, 'attn.qkv'.*sites: \[attn.qkv\]"),
+        (
+            "bloom",
+            {"sites": ["attn.q"]},
+            r"(?s)no site 'attn.q': .* fused into one site, 'attn.qkv'.*sites: \[attn.qkv\]",
+        ),
         ("phi3", {"sites": ["ffn.up"]}, r"(?s)fused into one site, 'ffn.gate_up'.*sites: \[ffn.gate_up\]"),
         ("bloom", {"sites": ["ffn.gate"]}, r"(?s)its feed-forward has no gate.*sites: \[ffn.up\]"),
         ("mixtral", {"sites": ["ffn.up"]}, "its feed-forward is a mixture of experts without single linears"),
@@ -654,9 +680,23 @@ def test_sets_of_sites() -> None:
 
 REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("falcon:multi_query", "prefix", {"alibi": True}, "with alibi=True"),
-    ("llama", "prompt", {"attn_implementation": "flex_attention"}, "do not run with attn_implementation='flex_attention'"),
     ("minimax", "prefix", {"num_local_experts": 2}, "no key–value cache that a prefix could join"),
     ("openai-gpt", "prompt", {"num_key_value_heads": None}, "no layer of this openai-gpt model keeps keys and values"),
+    (
+        "gemma3n_text",
+        "prompt",
+        {
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 2,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "vocab_size_per_layer_input": 97,
+            "hidden_size_per_layer_input": 8,
+            "laurel_rank": 4,
+            "activation_sparsity_pattern": [0.0] * 4,
+            "intermediate_size": [48] * 4,
+        },
+        r"layers \[2, 3\] of this gemma3n_text model keep no keys and values",
+    ),
     (
         "lfm2",
         "prompt",
@@ -671,12 +711,24 @@ def test_bases_that_virtual_tokens_cannot_join(family: str, name: str, config: d
     model = tiny_model(family, **config)
     before = state_of(model)
     with pytest.raises(MethodError, match=words):
-        logits(attach(model, small(name)).base.model, IDS)
-    if attached(model):
-        detach(model)
+        attach(model, small(name))
     assert state_of(model) == before
     put_on(model, small("lora"), "a")  # what it can be mended with
     assert gap(logits(model, IDS), logits(tiny_model(family, **config), IDS)) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["prefix", "prompt"])
+def test_attention_without_masks_is_refused(name: str) -> None:
+    model = tiny_model("llama")
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(MethodError, match="do not run with attn_implementation='flash_attention_2'"):
+        attach(model, small(name))
+    assert state_of(model) == state_of(tiny_model("llama"))
+    model.config._attn_implementation = "sdpa"
+    attach(model, small(name))
+    model.config._attn_implementation = "flash_attention_2"  # changed afterwards
+    with pytest.raises(MethodError, match="do not run with attn_implementation='flash_attention_2'"):
+        logits(model, IDS)
 
 
 # -- copies, dtypes, trainers, compilers ------------------------------------------------------------
@@ -886,7 +938,9 @@ def test_prefix_attention_is_its_equation() -> None:
     attention.c_proj.register_forward_pre_hook(lambda _m, args: found.update(out=args[0]))
     logits(model, IDS)
     q, k, v = (part.view(3, 6, 4, 8).transpose(1, 2) for part in found["qkv"].split(32, dim=-1))
-    pk, pv = (table["0"].transpose(0, 1).expand(3, -1, -1, -1) for table in (adapter.prefix.keys, adapter.prefix.values))
+    pk, pv = (
+        table["0"].transpose(0, 1).expand(3, -1, -1, -1) for table in (adapter.prefix.keys, adapter.prefix.values)
+    )
     heads = softmax_attention(q[:, :, -1:], torch.cat([pk, k], 2), torch.cat([pv, v], 2))
     assert gap(found["out"][:, -1], heads.transpose(1, 2).reshape(3, 32)) < 1e-5
     assert not torch.allclose(heads, F.scaled_dot_product_attention(q[:, :, -1:], k, v), atol=1e-2)

@@ -42,8 +42,7 @@ def test_every_prompt_goes_through_its_own_adapter() -> None:
             torch.nn.init.normal_(parameter, std=0.3)
     routes = ["lora", None, "prefix", "prompt", ["series", "lora"]]
     got = {
-        c.prompt: c.ids
-        for c in generate(model, PROMPTS, max_new_tokens=6, stop_ids=(), routes=routes, batch_size=5)
+        c.prompt: c.ids for c in generate(model, PROMPTS, max_new_tokens=6, stop_ids=(), routes=routes, batch_size=5)
     }
     for i, route in enumerate(routes):
         with la.route(model, [route]):

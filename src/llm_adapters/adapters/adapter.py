@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from llm_adapters.adapters.base import Base
@@ -32,7 +34,9 @@ class Adapter(nn.Module):
     @classmethod
     def build(cls, name: str, methods: Sequence[Method], base: Base) -> Adapter:
         """A new adapter with freshly initialised parameters."""
-        return cls(name, methods, base, [method.build(base) for method in methods])
+        # Parameters are drawn on the CPU, so that one seed gives one adapter on every device – but not for ``meta``.
+        with torch.device("meta") if base.device.type == "meta" else nullcontext():
+            return cls(name, methods, base, [method.build(base) for method in methods])
 
     def parts(self) -> Iterator[Parts]:
         """What the methods built, in their order."""

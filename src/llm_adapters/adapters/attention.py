@@ -87,8 +87,10 @@ class AttentionHook:
     ) -> Tensor | None:
         current = self.engine.current
         assert current is not None
+        width = prefix.keys.shape[2]  # layers may have prefixes of different lengths
         for known, known_prefix, known_queries, widened in current.masks:
-            if known is mask and known_prefix.visible is prefix.visible and known_queries == queries:
+            same = known_prefix.visible is prefix.visible and known_prefix.keys.shape[2] == width
+            if known is mask and same and known_queries == queries:
                 return widened
         full = mask
         if length is not None and (queries > 1 or prefix.visible is not None):

@@ -88,11 +88,6 @@ class Base:
         return self._table.dtype
 
     @property
-    def vocabulary(self) -> int:
-        """Rows of the input embedding."""
-        return self._table.shape[0]
-
-    @property
     def _table(self) -> Tensor:
         """The weight of the input embedding."""
         weight = self.sites.embed.output.weight
@@ -144,6 +139,10 @@ class Base:
         """The input embeddings (P, D) of ``ids`` (P,), as the first layer receives them from the embedding."""
         with torch.no_grad():
             return self.sites.embed.output(ids.to(self.device))
+
+    def random_ids(self, tokens: int) -> Tensor:
+        """``tokens`` ids (P,) of the vocabulary, drawn by torch's seed."""
+        return torch.randint(self._table.shape[0], (tokens,))
 
     def text_ids(self, text: str, tokens: int) -> Tensor:
         """``text`` as exactly ``tokens`` ids (P,): repeated when it is shorter, cut when it is longer."""

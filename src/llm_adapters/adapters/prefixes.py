@@ -75,7 +75,9 @@ def join_rows(
         owner[rows] = i
     shift = torch.tensor([prefixes[stack].length for stack in stacks], device=device)[owner][:, None]
     layers = {layer for stack in stacks for layer in prefixes[stack].layers}
-    return {layer: _by_row([prefixes[s].layers.get(layer) for s in stacks], owner) for layer in sorted(layers)}, shift
+    seen: dict[tuple[int, ...], Tensor] = {}
+    by_row = {layer: _by_row([prefixes[s].layers.get(layer) for s in stacks], owner, seen) for layer in sorted(layers)}
+    return by_row, shift
 
 
 def _for_all(kv: KeyValue, batch: int) -> LayerPrefix:
@@ -83,8 +85,11 @@ def _for_all(kv: KeyValue, batch: int) -> LayerPrefix:
     return LayerPrefix(keys, values, None)
 
 
-def _by_row(choices: Sequence[KeyValue | None], owner: Tensor) -> LayerPrefix:
-    """Right-aligned, so that the virtual token next to the input stands last in every row."""
+def _by_row(choices: Sequence[KeyValue | None], owner: Tensor, seen: dict[tuple[int, ...], Tensor]) -> LayerPrefix:
+    """Right-aligned, so that the virtual token next to the input stands last in every row.
+
+    ``seen`` keeps what is visible by lengths: layers that agree share it, and with it one widened mask.
+    """
     some = next(kv for kv in choices if kv is not None)
     lengths = [0 if kv is None else kv.keys.shape[0] for kv in choices]
     longest = max(lengths)
@@ -95,6 +100,8 @@ def _by_row(choices: Sequence[KeyValue | None], owner: Tensor) -> LayerPrefix:
         return missing if kv is None else torch.cat([missing, kv[index].to(like)])
 
     keys, values = (torch.stack([padded(kv, i) for kv in choices])[owner].transpose(1, 2) for i in (0, 1))
-    slots = torch.arange(longest, device=owner.device)
-    first = longest - torch.tensor(lengths, device=owner.device)[owner]
-    return LayerPrefix(keys, values, slots[None] >= first[:, None])
+    if tuple(lengths) not in seen:
+        slots = torch.arange(longest, device=owner.device)
+        first = longest - torch.tensor(lengths, device=owner.device)[owner]
+        seen[tuple(lengths)] = slots[None] >= first[:, None]
+    return LayerPrefix(keys, values, seen[tuple(lengths)])

@@ -37,7 +37,8 @@ class Strict(BaseModel):
             problems = [_explain(cls, issue) for issue in failure.errors()]
         if len(problems) == 1:
             raise error(f"{where}: {problems[0]}")
-        raise error(f"{where}: {len(problems)} mistakes\n" + "\n".join(f"  - {p}" for p in problems))
+        listed = [f"  - {problem}".replace("\n", "\n    ") for problem in problems]
+        raise error(f"{where}: {len(problems)} mistakes\n" + "\n".join(listed))
 
 
 def _explain(record: type[BaseModel], issue: Any) -> str:

@@ -24,7 +24,7 @@ class NgramIndex:
         order = np.lexsort((row, hashes))
         self.hashes, self.row = hashes[order], row[order]
 
-    def overlaps(self, tests: Sequence[Sequence[str]]) -> Iterator[tuple[int, Ints]]:
+    def overlaps(self, tests: Sequence[Sequence[str]]) -> Iterator[tuple[int, tuple[int, ...]]]:
         """Test rows more than half of whose different n-grams occur in one training row, with those rows.
 
         A test row of fewer than n words has no n-gram and is never given.
@@ -41,7 +41,7 @@ class NgramIndex:
             yield from self._counted(row[inside], first[inside], found[inside], total)
             start = stop
 
-    def _counted(self, row: Ints, first: Ints, found: Ints, total: Ints) -> Iterator[tuple[int, Ints]]:
+    def _counted(self, row: Ints, first: Ints, found: Ints, total: Ints) -> Iterator[tuple[int, tuple[int, ...]]]:
         """One pair of test row and training row for each n-gram that both have, counted and held to the half."""
         offset = np.arange(found.sum()) - np.repeat(np.cumsum(found) - found, found)
         training = self.row[np.repeat(first, found) + offset]
@@ -52,7 +52,7 @@ class NgramIndex:
         bounds = np.flatnonzero(np.diff(test)) + 1
         for tests, trainings in zip(np.split(test, bounds), np.split(training, bounds), strict=True):
             if len(tests):
-                yield int(tests[0]), trainings
+                yield int(tests[0]), tuple(trainings.tolist())
 
     def _grams(self, rows: Sequence[Sequence[str]]) -> tuple[Hashes, Ints]:
         """Hash and row of every different n-gram of every row."""

@@ -10,34 +10,57 @@ import re
 
 from llm_adapters.data.example import Example
 
-_LEAD = re.compile(r"\s*please (?:choose|answer)\b[^:\n]{0,100}:", re.IGNORECASE)
+_LEAD = re.compile(
+    r"\s*please (?:choose the correct [^:\n]{0,100}|answer the following question with true or false, question):",
+    re.IGNORECASE,
+)
 _CHOICES = re.compile(
-    r"(?:answer|solution|ending|option)\s?1\s?:|answer (?:choices|format)\s?:|(?:^|\s)\(A\).+?\(B\)|(?:^|\s)A\).+?\sB\)",
+    r"(?:answer|solution|ending|option)\s?1\s?:"  # Answer1: … Answer2: …
+    r"|answer (?:choices|format)\s?:"
+    r"|(?:^|\s)\(A\)\s.+?\s\(B\)\s",  # the choices of AQuA, where nothing announces them
     re.IGNORECASE | re.DOTALL,
 )
+_CLITIC = re.compile(r"\s*(n?)'(?=(?:s|t|d|m|re|ve|ll)\b)")
 _NOT_WORD = re.compile(r"[\W_]+")
 _DIGITS = re.compile(r"\d+")
+_LETTERS = re.compile(r"[^\W\d_]{2,}")
+_FEWEST_WORDS = 4
 
 
 def stem(example: Example) -> str:
-    """The question alone: instruction and input, from behind the lead up to the answer choices."""
+    """The question alone: instruction and input, from behind the lead up to the answer choices.
+
+    A text that would be empty then is kept whole.
+    """
     text = f"{example.instruction}\n{example.input}" if example.input else example.instruction
     lead = _LEAD.match(text)
-    text = text[lead.end() :] if lead else text
-    choices = _CHOICES.search(text)
-    return text[: choices.start()] if choices else text
+    bare = text[lead.end() :] if lead else text
+    choices = _CHOICES.search(bare)
+    bare = bare[: choices.start()] if choices else bare
+    return bare if bare.strip() else text
 
 
 def words(text: str) -> list[str]:
-    """The text's words in lower case: runs of letters and digits."""
-    return _NOT_WORD.sub(" ", text.lower()).split()
+    """The text's words in lower case: runs of letters and digits, where "Ann's", "Ann 's" and "anns" are one."""
+    return _NOT_WORD.sub(" ", _CLITIC.sub(r"\1", text.lower())).split()
 
 
 def normalised(text: str) -> str:
-    """Lower case, letters and digits only: what is equal here differs in white space and punctuation at most."""
-    return _NOT_WORD.sub("", text.lower())
+    """Lower case, letters and digits only: what is equal here differs in white space and punctuation at most.
+
+    A formula (digits and fewer than four words) keeps its signs: 5 + 3 is not 5 - 3.
+    """
+    text = text.lower()
+    return "".join(text.split()) if _is_formula(text) else _NOT_WORD.sub("", text)
 
 
-def masked(normal: str) -> str:
-    """A normalised text with every run of digits replaced by one mark."""
-    return _DIGITS.sub("#", normal)
+def masked(text: str) -> str | None:
+    """The normalised text with every run of digits replaced by one mark.
+
+    None for a formula, of which nothing would be left, and for a text without digits, which is masked as it is.
+    """
+    return None if _is_formula(text) else _DIGITS.sub("#", _NOT_WORD.sub("", text.lower()))
+
+
+def _is_formula(text: str) -> bool:
+    return bool(_DIGITS.search(text)) and len(_LETTERS.findall(text)) < _FEWEST_WORDS

@@ -1,30 +1,33 @@
-"""Reading examples from a file, or from a built-in generator."""
+"""Examples by name: of a built-in generator, of the registry of benchmarks, or of a file."""
 
 from __future__ import annotations
 
-import json
-import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from llm_adapters.data.example import Example, Split
-from llm_adapters.data.seeding import shuffled, stable_random
+from llm_adapters.data.files import SUFFIXES, load_examples
+from llm_adapters.data.mixtures import load_mixture, sample
+from llm_adapters.data.registry import BENCHMARKS, FILES, load_benchmark
+from llm_adapters.data.registry_table import RECIPES
 from llm_adapters.data.word_problems import word_problems
 from llm_adapters.errors import DataError
 
-SUFFIXES = (".json", ".jsonl", ".json.xz", ".jsonl.xz")
+__all__ = ["BUILT_IN", "SUFFIXES", "load_examples", "load_source"]
+
 BUILT_IN: dict[str, Callable[[Split, int, int], list[Example]]] = {"word-problems": word_problems}
-MOST_ERRORS = 10
-REQUIRED, OPTIONAL = ("instruction", "output"), ("input", "answer")
-SCHEMA = f"a row has the strings {', '.join(REQUIRED)} and, if there are any, {', '.join(OPTIONAL)}"
+MIXTURES = (*(name for name in FILES if "/" not in name), *RECIPES)
 
 
 def load_source(name_or_path: str | Path, *, split: Split, size: int | None = None, seed: int = 0) -> list[Example]:
-    """Examples of a built-in source, or of a file.
+    """Examples of a built-in source, of a registered benchmark or mixture, or of a file.
+
+    A registered name wins over a file or folder of that name; ``./gsm8k.json`` is always a path.
 
     Args:
-        name_or_path: ``word-problems``, or the path of a data file.
-        split: which side of a built-in source; a file is one side already, and is read whole.
+        name_or_path: ``word-problems``; a benchmark (``gsm8k``), one of its files (``piqa/train_full``) or a
+            training mixture (``math``, ``commonsense``, ``math10k``, ``commonsense170k``); or the path of a data file.
+        split: which side of a built-in source or a benchmark; a file is one side already, and is read whole.
         size: how many examples. Of a file None means all; otherwise a sample drawn by ``seed``, in the order
             of the file. With one seed a smaller sample is part of a larger one.
         seed: what the generator, or the sample, is drawn with.
@@ -40,97 +43,30 @@ def load_source(name_or_path: str | Path, *, split: Split, size: int | None = No
             raise DataError(f"'{name_or_path}' generates any number of examples", mend="say how many: size: 1000")
         return generator(split, size, seed)
 
-    examples = load_examples(name_or_path)
+    examples = _all(name_or_path, split)
     if size is None:
         return examples
     if size > len(examples):
         raise DataError(
-            f"{name_or_path}: {size} examples were asked for, the file has {len(examples)}",
+            f"{name_or_path}: {size} examples were asked for, there are {len(examples)}",
             mend=f"set size: {len(examples)}, or leave it out to take them all",
         )
-    chosen = shuffled(stable_random("sample", seed), range(len(examples)))[:size]
-    return [examples[place] for place in sorted(chosen)]
+    return sample(examples, size, seed)
 
 
-def load_examples(path: str | Path) -> list[Example]:
-    """All rows of a ``.json`` (one list) or ``.jsonl`` (one object a line) file, either also xz-compressed.
-
-    Raises:
-        DataError: the file is missing, unreadable, empty, or has malformed rows (the first ten are named).
-    """
-    path = Path(path)
-    if not path.name.endswith(SUFFIXES):
+def _all(name_or_path: str | Path, split: Split) -> list[Example]:
+    """Every example of a registered name or a file."""
+    name = str(name_or_path)
+    if name in MIXTURES and split == "test":
+        raise DataError(f"'{name}' is a training mixture; it has no test side", allowed=BENCHMARKS)
+    if name in RECIPES:
+        return load_mixture(name)
+    if name in FILES or name in BENCHMARKS:
+        return load_benchmark(name, split)
+    if not name.endswith(SUFFIXES):
         raise DataError(
-            f"'{path}' is neither a data file nor a built-in source",
-            given=str(path),
-            allowed=[*BUILT_IN, *(f"PATH{suffix}" for suffix in SUFFIXES)],
+            f"'{name}' is neither a data file nor a known source",
+            given=name,
+            allowed=[*BUILT_IN, *BENCHMARKS, *MIXTURES, *(f"PATH{suffix}" for suffix in SUFFIXES)],
         )
-    examples: list[Example] = []
-    errors: list[str] = []
-    for place, row in _rows(path, _text(path)):
-        problems = [str(row)] if isinstance(row, json.JSONDecodeError) else _problems(row)
-        errors += [f"  {place}: {problem}" for problem in problems]
-        if isinstance(row, dict) and not problems:
-            known = {key: row.get(key, "") for key in (*REQUIRED, *OPTIONAL)}
-            examples.append(Example(**known, meta={key: row[key] for key in row.keys() - known.keys()}))
-    if errors:
-        shown = errors[:MOST_ERRORS]
-        if len(errors) > MOST_ERRORS:
-            shown.append(f"  and {len(errors) - MOST_ERRORS} more")
-        raise DataError("\n".join([f"{path}: {len(errors)} mistakes in its rows", *shown]), mend=SCHEMA)
-    if not examples:
-        raise DataError(f"{path}: the file has no rows", mend=SCHEMA)
-    return examples
-
-
-def _problems(row: object) -> list[str]:
-    """What is wrong with a parsed row, one sentence a mistake."""
-    if not isinstance(row, dict):
-        return [f"is a {type(row).__name__}, not an object"]
-    missing = [f"has no '{key}' (its keys: {', '.join(row) or 'none'})" for key in REQUIRED if key not in row]
-    mistyped = [
-        f"'{key}' is {json.dumps(row[key])[:40]}, not a string"
-        for key in (*REQUIRED, *OPTIONAL)
-        if key in row and not isinstance(row[key], str)
-    ]
-    return missing + mistyped
-
-
-def _rows(path: Path, text: str) -> Iterator[tuple[str, object]]:
-    """Place and value of every row; a line of a .jsonl that is no JSON comes as its error."""
-    if ".jsonl" in path.suffixes:
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    yield f"line {number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    yield f"line {number}", error
-        return
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not valid JSON: {error}", mend="name it .jsonl if each line is an object") from None
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: holds a {type(rows).__name__}, not one list of rows", mend=SCHEMA)
-    yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-        return (lzma.decompress(raw) if path.suffix == ".xz" else raw).decode("utf-8-sig")
-    except (FileNotFoundError, NotADirectoryError):
-        raise _missing(path) from None
-    except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: cannot be read: {error}", mend="a data file is UTF-8 text, .xz if compressed"
-        ) from None
-
-
-def _missing(path: Path) -> DataError:
-    """Names what is there instead, in the deepest folder of the path that exists."""
-    folder, name = path.parent, path.name
-    while not folder.is_dir():
-        folder, name = folder.parent, folder.name
-    there = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() or entry.name.endswith(SUFFIXES))
-    return DataError(f"{path} does not exist: '{folder}' has no '{name}'", given=name, allowed=there)
+    return load_examples(name_or_path)

@@ -1,4 +1,4 @@
-"""Whether a completion gives the gold answer: correct, wrong, or unparsed."""
+"""What became of a completion: correct, wrong, or unparsed; and the judge of answers of any kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llm_adapters.evaluation.answers import extract_number, same_number
 
 Status = Literal["correct", "wrong", "unparsed"]
 
-_STATED = re.compile(r"answer\s*(?:is|:)\s*(.+?)\s*(?:[.!]?\s*$|\n)", re.IGNORECASE | re.MULTILINE)
+_STATED = re.compile(r"\banswer\s*(?:is\b|:|=)[\s:=]*([^\n]*)", re.IGNORECASE)
 
 
 class Judgement(NamedTuple):
@@ -20,26 +20,34 @@ class Judgement(NamedTuple):
     answer: str | None
 
 
+def decide(answer: str | None, *, correct: bool) -> Judgement:
+    """The judgement of an answer that was read, or None, which is no wrong answer but an unparsed one."""
+    if answer is None:
+        return Judgement("unparsed", None)
+    return Judgement("correct" if correct else "wrong", answer)
+
+
 def judge(completion: str, gold: str) -> Judgement:
     """Compare with a gold answer: as a number (within 1e-3) if the gold answer is one, else as text.
 
     Text is read after the last "answer is" (or "answer:"), or is the whole completion if it is one line,
     and compared without case, outer punctuation and white space.
     """
-    number = _number(gold)
+    number = as_number(gold)
     if number is not None:
         found = extract_number(completion)
         if found is None:
             return Judgement("unparsed", None)
-        return Judgement("correct" if same_number(found.value, number) else "wrong", str(found.value))
+        return decide(str(found.value), correct=same_number(found.value, number))
     stated = _STATED.findall(completion)
-    text = stated[-1] if stated else completion.strip()
+    text = (stated[-1] if stated else completion).strip().rstrip(".!").rstrip()
     if not text or (not stated and "\n" in text):
         return Judgement("unparsed", None)
-    return Judgement("correct" if _plain(text) == _plain(gold) else "wrong", text)
+    return decide(text, correct=_plain(text) == _plain(gold))
 
 
-def _number(text: str) -> Decimal | None:
+def as_number(text: str) -> Decimal | None:
+    """The number that ``text`` is, without thousands separators; None if it is none."""
     try:
         value = Decimal(text.strip().replace(",", ""))
     except InvalidOperation:

@@ -1,4 +1,4 @@
-"""Evaluating adapters on examples: one row a prediction, one score a set."""
+"""Evaluating the base and any number of adapters on sets of examples, together on one loaded model."""
 
 from __future__ import annotations
 
@@ -9,16 +9,39 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from llm_adapters.adapters.routing import RowRoute
+from llm_adapters.adapters.attach import attached
 from llm_adapters.config.schema import EvaluateSection
 from llm_adapters.data.encoding import Template
 from llm_adapters.data.example import Example
 from llm_adapters.errors import DataError
-from llm_adapters.evaluation.judge import judge
+from llm_adapters.evaluation.judge import Judgement, judge
+from llm_adapters.evaluation.rows import Row, RowWriter
 from llm_adapters.evaluation.statistics import wilson
-from llm_adapters.generate import generate
+from llm_adapters.generate import Completion, generate
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One set of examples, and how it is asked and judged.
+
+    Attributes:
+        name: of the set, as in its file's name.
+        examples: each with a gold answer.
+        template: how an example becomes a prompt.
+        judge: reads a completion against a gold answer.
+        protocol: ``standard`` or ``paper``.
+    """
+
+    name: str
+    examples: Sequence[Example]
+    template: Template
+    judge: Callable[[str, str], Judgement] = judge
+    protocol: str = "standard"
+
+    @property
+    def file(self) -> str:
+        """Name of its prediction file."""
+        return f"{self.name}.jsonl" if self.protocol == "standard" else f"{self.name}.{self.protocol}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -27,6 +50,7 @@ class Score:
 
     adapter: str | None
     benchmark: str
+    protocol: str
     total: int
     correct: int
     unparsed: int
@@ -36,51 +60,56 @@ class Score:
 
 
 def evaluate(
-    model: nn.Module,
+    model: Any,
     tokenizer: Any,
-    examples: Sequence[Example],
-    template: Template,
-    settings: EvaluateSection,
+    suites: Sequence[Suite],
+    adapters: Sequence[str | None],
     *,
-    benchmark: str,
-    adapter: str | None,
-    rows_file: Path,
-    route: RowRoute,
+    settings: EvaluateSection,
+    folder: Path,
     on_token: Callable[[int], None] | None = None,
-) -> Score:
-    """Decode greedily, judge every completion, append the rows to ``rows_file``.
+) -> list[Score]:
+    """Decode greedily and judge: every adapter on every row of every suite, all in the same batches.
+
+    Rows are written to ``folder`` as they are finished; rows that are there already are not asked again.
 
     Args:
-        benchmark: name of the set, for the rows and the score.
-        adapter: what the rows are filed under; None is the bare base.
-        route: what every row goes through.
+        model: the model with the adapters attached.
+        suites: the sets.
+        adapters: names of attached adapters; None is the bare base.
+        settings: batch size and limit of new tokens.
+        folder: where the prediction files lie (a run's ``eval``).
+        on_token: called with the number of tokens of every step.
     """
     model.eval()
-    prompts = [template.prompt_ids(tokenizer, example) for example in examples]
+    writers = [RowWriter(folder / suite.file) for suite in suites]
+    jobs: list[tuple[int, str | None, int]] = []
+    for i, (suite, writer) in enumerate(zip(suites, writers, strict=True)):
+        done = {(row["adapter"], row["row"]) for row in writer.rows}
+        jobs += [(i, a, r) for a in adapters for r in range(len(suite.examples)) if (a, r) not in done]
+    prompts = [suites[i].template.prompt_ids(tokenizer, suites[i].examples[r]) for i, _, r in jobs]
     completions = generate(
         model, prompts, max_new_tokens=settings.max_new_tokens, stop_ids=stop_ids(model, tokenizer),
-        pad_id=tokenizer.pad_token_id, batch_size=settings.batch_size, routes=[route] * len(prompts),
-        on_token=on_token,
+        pad_id=tokenizer.pad_token_id, batch_size=settings.batch_size, on_token=on_token,
+        routes=[adapter for _, adapter, _ in jobs] if attached(model) else None,
     )  # fmt: skip
-    rows = []
     for completion in completions:
-        example = examples[completion.prompt]
-        text = tokenizer.decode(completion.ids, skip_special_tokens=True).strip()
-        status, answer = judge(text, example.answer)
-        rows.append({
-            "adapter": adapter, "benchmark": benchmark, "row": completion.prompt, "question": example.instruction,
-            "gold": example.answer, "completion": text, "answer": answer, "status": status,
-            "tokens": len(completion.ids), "stopped": completion.stopped,
-        })  # fmt: skip
-    rows.sort(key=lambda row: row["row"])
-    rows_file.parent.mkdir(exist_ok=True)
-    with rows_file.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    counts = Counter(row["status"] for row in rows)
-    interval = wilson(counts["correct"], len(rows))
+        i, adapter, index = jobs[completion.prompt]
+        writers[i].add(_row(suites[i], adapter, index, completion, tokenizer))
+    scores = []
+    for suite, writer in zip(suites, writers, strict=True):
+        rows = writer.finish(adapters)
+        scores += [score(rows, suite, adapter) for adapter in adapters]
+    return scores
+
+
+def score(rows: Sequence[Row], suite: Suite, adapter: str | None) -> Score:
+    """The score of one adapter from the rows of a prediction file."""
+    counts = Counter(row["status"] for row in rows if row["adapter"] == adapter)
+    total, correct = counts.total(), counts["correct"]
     return Score(
-        adapter, benchmark, len(rows), counts["correct"], counts["unparsed"],
-        counts["correct"] / len(rows), interval.low, interval.high,
+        adapter, suite.name, suite.protocol, total, correct, counts["unparsed"], correct / total,
+        *wilson(correct, total),
     )  # fmt: skip
 
 
@@ -98,7 +127,7 @@ def check_answers(examples: Sequence[Example], source: str) -> None:
         )
 
 
-def stop_ids(model: nn.Module, tokenizer: Any) -> set[int]:
+def stop_ids(model: Any, tokenizer: Any) -> set[int]:
     """The tokens that end a completion: the tokenizer's and the generation config's end of sequence."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
@@ -108,3 +137,14 @@ def stop_ids(model: nn.Module, tokenizer: Any) -> set[int]:
 def write_summary(scores: Sequence[Score], path: Path) -> None:
     """``eval/summary.json``: one record a score."""
     path.write_text(json.dumps([asdict(score) for score in scores], indent=2) + "\n", encoding="utf-8")
+
+
+def _row(suite: Suite, adapter: str | None, index: int, completion: Completion, tokenizer: Any) -> Row:
+    example = suite.examples[index]
+    text = tokenizer.decode(completion.ids, skip_special_tokens=True).strip()
+    status, answer = suite.judge(text, example.answer)
+    return {
+        "adapter": adapter, "benchmark": suite.name, "protocol": suite.protocol, "row": index,
+        "question": example.instruction, "gold": example.answer, "completion": text, "answer": answer,
+        "status": status, "tokens": len(completion.ids), "stopped": completion.stopped,
+    }  # fmt: skip

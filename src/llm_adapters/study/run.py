@@ -22,7 +22,7 @@ from llm_adapters.data.encoding import Encoded, Template
 from llm_adapters.data.example import Example
 from llm_adapters.data.sources import load_source
 from llm_adapters.data.templates import get_template
-from llm_adapters.evaluation.runner import Score, check_answers, evaluate, write_summary
+from llm_adapters.evaluation.runner import Score, Suite, check_answers, evaluate, write_summary
 from llm_adapters.model import load_model
 from llm_adapters.study.folder import MANIFEST, fresh_folder
 from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
@@ -144,9 +144,9 @@ class _Run:
         benchmark = Path(self.config.evaluate.data).name.split(".")[0]
         who = "the base" if adapter is None else "the tuned model"
         self.observer.begin(f"evaluating {who} on {len(examples)} rows", None)
-        score = evaluate(
-            self.model, self.tokenizer, examples, self.template, self.config.evaluate, benchmark=benchmark,
-            adapter=adapter, rows_file=self.folder / "eval" / f"{benchmark}.jsonl", route=adapter,
+        suite = Suite(benchmark, examples, self.template)
+        [score] = evaluate(
+            self.model, self.tokenizer, [suite], [adapter], settings=self.config.evaluate, folder=self.folder / "eval",
             on_token=self.observer.advance,
         )  # fmt: skip
         interval = f"{score.low:.1%} to {score.high:.1%}"

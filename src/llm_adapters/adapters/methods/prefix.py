@@ -17,16 +17,17 @@ from llm_adapters.model.selection import select
 class Prefix(Method):
     """``Ho = Attn(Hi Wq, [Pk; Hi Wk], [Pv; Hi Wv])`` with trained ``Pk, Pv`` in every adapted layer.
 
-    ``init``: ``zero`` (random keys, values zero: nothing is added, attention is only shared), ``random``, or
-    ``text``: the keys and values that the base computes for ``init_text``. ``reparametrization`` is the hidden
-    width of an MLP that is trained in their place and folded away on save; 0 trains them directly.
+    ``init``: the keys and values that the base computes for random tokens (``vocabulary``) or for ``init_text``
+    (``text``); ``zero`` (random keys, values zero: nothing is added, attention is only shared); or ``random``.
+    ``reparametrization`` is the hidden width of an MLP that is trained in their place and folded away on save; 0
+    trains them directly.
     """
 
     starts_at_identity: ClassVar[bool] = False  # softmax gives every prefix token some of the attention
     learning_rate: ClassVar[float] = 3e-2
     tokens: Size = 10
     layers: LayerChoice = "all"
-    init: Literal["zero", "random", "text"] = "zero"
+    init: Literal["vocabulary", "text", "zero", "random"] = "vocabulary"
     init_text: str = ""
     reparametrization: int = Field(0, ge=0)
 
@@ -35,7 +36,7 @@ class Prefix(Method):
         if (self.init == "text") != bool(self.init_text):
             raise MethodError("init 'text' and init_text go together", mend="init: text, init_text: '…'")
         if self.init == "text" and self.reparametrization:
-            raise MethodError("a reparametrized prefix cannot start from text", mend="reparametrization: 0")
+            raise MethodError("a reparametrized prefix starts at random, not from text", mend="reparametrization: 0")
         return self
 
     def _shapes(self, base: Base) -> dict[int, KVShape]:
@@ -45,8 +46,12 @@ class Prefix(Method):
     def build(self, base: Base) -> KeyValues:
         shapes = self._shapes(base)
         prefix = KeyValues(self.tokens, shapes, width=base.token_width, hidden=self.reparametrization)
-        if self.init == "text":
-            known = base.key_values(base.text_ids(self.init_text, self.tokens))
+        if self.reparametrization:
+            return prefix.to(base.device)
+        if self.init in ("text", "vocabulary"):
+            from_text = self.init == "text"
+            ids = base.text_ids(self.init_text, self.tokens) if from_text else base.random_ids(self.tokens)
+            known = base.key_values(ids)
             prefix.fill({layer: known[layer] for layer in shapes})
         elif self.init == "zero":
             with torch.no_grad():

@@ -37,7 +37,7 @@ class Prompt(Method):
         if self.init == "text":
             virtual.fill(base.embeddings(base.text_ids(self.init_text, self.tokens)))
         else:
-            drawn = base.embeddings(torch.randint(base.vocabulary, (self.tokens,)))
+            drawn = base.embeddings(base.random_ids(self.tokens))
             scaled = torch.randn_like(drawn) * drawn.std()
             virtual.fill(drawn if self.init == "vocabulary" else scaled)
         return virtual

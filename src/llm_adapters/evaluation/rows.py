@@ -1,0 +1,61 @@
+"""Prediction files: one JSON row a prediction, appended as it is made, so that a killed evaluation goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+"""``adapter`` (None: the base), ``benchmark``, ``protocol``, ``row``, ``question``, ``gold``, ``completion``,
+``answer``, ``status``, ``tokens``, ``stopped``."""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The complete rows of a prediction file; a last line cut off by a kill is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # the line that was being written
+    return rows
+
+
+class RowWriter:
+    """Appends rows to a file, each flushed at once; :meth:`finish` puts them in their final order."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.rows = read_rows(path)
+        _replace(path, self.rows)  # drops a line that was cut off, so that the next one does not continue it
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, row: Row) -> None:
+        """Append one row."""
+        self.rows.append(row)
+        self._file.write(_line(row))
+        self._file.flush()
+
+    def finish(self, adapters: Sequence[str | None]) -> list[Row]:
+        """Sort by adapter, then row: the same file whatever the order in which the rows were finished."""
+        self._file.close()
+        place = {name: i for i, name in enumerate(adapters)}
+        self.rows.sort(key=lambda row: (place.get(row["adapter"], len(place)), row["row"]))
+        _replace(self.path, self.rows)
+        return self.rows
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _replace(path: Path, rows: Sequence[Row]) -> None:
+    fresh = path.with_name(f".{path.name}-{os.getpid()}")
+    fresh.write_text("".join(map(_line, rows)), encoding="utf-8")
+    os.replace(fresh, path)

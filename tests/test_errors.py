@@ -1,0 +1,61 @@
+"""The family of user errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_adapters import errors
+from llm_adapters.errors import MissingExtraError, SiteError, UserError, nearest
+
+FAMILY = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, UserError)]
+
+
+def test_every_error_is_caught_as_one_family_and_as_a_value_error() -> None:
+    assert {error.__name__ for error in FAMILY} >= {
+        *("UserError", "ConfigError", "ModelError", "SiteError", "MethodError", "AdapterError", "RouteError"),
+        *("DataError", "OutputError", "MissingExtraError"),
+    }
+    for error in FAMILY:
+        made = error("p", "e", "q") if error is MissingExtraError else error("a problem")
+        assert isinstance(made, UserError)
+        assert isinstance(made, ValueError)
+        assert not issubclass(error, tuple(other for other in FAMILY if other not in (error, UserError)))
+
+
+def test_the_whole_message() -> None:
+    error = SiteError("unknown site 'atn.q'", given="atn.q", allowed=["attn.q", "attn.v"], mend="sites: [attn.q]")
+    assert str(error) == (
+        "unknown site 'atn.q'\n  allowed: attn.q, attn.v\n  nearest: attn.q\n  mend:    sites: [attn.q]"
+    )
+    assert (error.problem, error.given, error.nearest) == ("unknown site 'atn.q'", "atn.q", "attn.q")
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    assert str(UserError("it broke")) == "it broke"
+    assert str(UserError("it broke", mend="mend it")) == "it broke\n  mend:    mend it"
+    assert str(UserError("no", given="zzz", allowed=[1, 2])) == "no\n  allowed: 1, 2"
+    assert UserError("no", allowed=["a"]).nearest is None
+    assert UserError("no", given=10, allowed=[100, 7]).nearest == "100"
+    assert UserError("no", allowed=(str(n) for n in range(2))).allowed == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed", "expected"),
+    [
+        ("lroa", ["lora", "series"], "lora"),
+        ("LORA", ["Lora", "series"], "Lora"),
+        ("prefixx", ["prompt", "prefix"], "prefix"),
+        ("zzz", ["lora", "series"], None),
+        ("lora", [], None),
+    ],
+)
+def test_nearest(given: str, allowed: list[str], expected: str | None) -> None:
+    assert nearest(given, allowed) == expected
+
+
+def test_a_missing_extra_says_what_to_install() -> None:
+    error = MissingExtraError("gguf", "gguf", "reading GGUF files")
+    assert str(error) == (
+        "reading GGUF files needs the package 'gguf', which is not installed\n"
+        "  mend:    pip install 'llm-adapters[gguf]'"
+    )
