@@ -59,7 +59,7 @@ CASES = [  # completion, standard, paper (as written)
     ("So 7.0005 or so", "7.0005", "7.0005"),
     ("CO2 rises by 7", "7", "7"),
     ("7 m^2", "7", "2"),
-    ("The answer is x^2 = 49, so x = 7", "7", "7"),
+    ("x^2 = 49\nSo x = 7", "7", "7"),
 ]
 
 

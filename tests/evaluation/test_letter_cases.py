@@ -5,9 +5,7 @@ import pytest
 from llm_adapters.evaluation.options import Option
 from llm_adapters.evaluation.protocols import PROTOCOLS
 
-OPTIONS = [
-    Option("A", "20 km"), Option("B", "30 km"), Option("C", "40 km"), Option("D", "5 : 3"), Option("E", "None of these"),
-]  # fmt: skip
+OPTIONS = list(map(Option, "ABCDE", ("20 km", "30 km", "40 km", "5 : 3", "None of these")))
 CASES = [  # completion, standard, paper
     ("The answer is (C).", "C", "C"),
     ("The answer is C.", "C", "C"),
@@ -72,6 +70,8 @@ CASES = [  # completion, standard, paper
     ("A: The distance is 40 km.", None, "A"),
     ("I choose nothing", None, None),
     ("", None, None),
+    ("The answer is (a + b)(a - b).", None, None),
+    ("The sum is (a + b), so b) is not needed", None, None),
     ("F", None, None),
     ("The answer is F.", None, None),
 ]
@@ -90,8 +90,8 @@ def test_the_cases_are_enough_and_distinct() -> None:
 
 
 def test_an_option_that_stands_twice_cannot_be_named_by_its_text() -> None:
-    twice = [Option("A", "6 kmph"), Option("B", "12 kmph"), Option("C", "6 kmph")]
-    for text, letter in (("The answer is 6 kmph.", None), ("The answer is 12 kmph.", "B"), ("The answer is (C).", "C")):
+    twice = [Option("A", "9 litres"), Option("B", "8 litres"), Option("C", "9 litres")]
+    for text, letter in (("The answer is 9 litres.", None), ("The answer is 8 litres.", "B"), ("The answer is (C).", "C")):
         assert PROTOCOLS["standard"].letter(text, "C", twice).answer == letter
 
 

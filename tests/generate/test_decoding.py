@@ -6,6 +6,7 @@ import llm_adapters as la
 from llm_adapters.generate import generate
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16, 17, 18], [19, 20]]
+MANY = [[(7 * i + 3 * j) % 90 + 3 for j in range(1 + (5 * i) % 11)] for i in range(26)]
 
 
 def _uncached(model: torch.nn.Module, prompt: list[int], limit: int, stop: set[int]) -> tuple[list[int], bool]:
@@ -32,6 +33,18 @@ def test_batched_cached_decoding_is_the_definition(family: str, batch_size: int)
         for c in generate(model, PROMPTS, max_new_tokens=8, stop_ids=stop, batch_size=batch_size)
     }
     assert [got[i] for i in range(len(PROMPTS))] == expected
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "gemma3_text"])
+@pytest.mark.parametrize("batch_size", [4, 9])
+def test_refilled_places_and_dropped_columns_change_nothing(family: str, batch_size: int) -> None:
+    model = tiny_model(family)
+    stop = set(range(3, 97, 6))  # rows end at very different times
+    expected = [_uncached(model, prompt, 12, stop) for prompt in MANY]
+    assert 0 < sum(stopped for _, stopped in expected) < len(MANY)
+    completions = list(generate(model, MANY, max_new_tokens=12, stop_ids=stop, batch_size=batch_size))
+    assert sorted(c.prompt for c in completions) == list(range(len(MANY)))
+    assert all((c.ids, c.stopped) == expected[c.prompt] for c in completions)
 
 
 def test_every_prompt_goes_through_its_own_adapter() -> None:

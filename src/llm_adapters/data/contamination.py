@@ -90,9 +90,9 @@ def clean_rows(train: Sequence[Example], test: Sequence[Example]) -> set[int]:
     return contamination(train, {"test": test}).sets["test"].clean()
 
 
-def _by_key(keys: Iterable[str | None]) -> dict[str | None, tuple[int, ...]]:
-    """The rows of each key; None and the empty text are not keys."""
-    rows: dict[str | None, list[int]] = defaultdict(list)
+def _by_key(keys: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """The rows of each key; an empty text is not one."""
+    rows: dict[str, list[int]] = defaultdict(list)
     for row, key in enumerate(keys):
         if key:
             rows[key].append(row)

@@ -51,16 +51,10 @@ def normalised(text: str) -> str:
     A formula (digits and fewer than four words) keeps its signs: 5 + 3 is not 5 - 3.
     """
     text = text.lower()
-    return "".join(text.split()) if _is_formula(text) else _NOT_WORD.sub("", text)
+    is_formula = _DIGITS.search(text) and len(_LETTERS.findall(text)) < _FEWEST_WORDS
+    return "".join(text.split()) if is_formula else _NOT_WORD.sub("", text)
 
 
-def masked(text: str) -> str | None:
-    """The normalised text with every run of digits replaced by one mark.
-
-    None for a formula, of which nothing would be left, and for a text without digits, which is masked as it is.
-    """
-    return None if _is_formula(text) else _DIGITS.sub("#", _NOT_WORD.sub("", text.lower()))
-
-
-def _is_formula(text: str) -> bool:
-    return bool(_DIGITS.search(text)) and len(_LETTERS.findall(text)) < _FEWEST_WORDS
+def masked(text: str) -> str:
+    """The normalised text with every run of digits replaced by one mark."""
+    return _DIGITS.sub("#", normalised(text))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+LONGEST = 2000  # characters that the text of an option may take
+
 _CLEAN = [
     (re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}"), r"\1"),
     (re.compile(r"\*\*|__|`|\\[()\[\]]"), ""),
@@ -25,22 +27,18 @@ def clean(text: str) -> str:
     return text.strip()
 
 
-def stated(text: str) -> Iterator[str]:
-    """What stands after each anchor, up to the next one, the last first.
+def stated(text: str) -> Iterator[tuple[str, str]]:
+    """What stands after each anchor, the last first: its clause, and the text that goes on from there.
 
     Anchors: "answer", "choice", "option", "solution", "ending" or "statement", then "is", "would be", "should
-    be", "must be", ":" or "="; "\\boxed{"; "####" at the start of a line.
+    be", "must be", ":" or "="; "\\boxed{"; "####" at the start of a line. A clause ends with its sentence, its
+    line, or at the next anchor; the text goes on for ``LONGEST`` characters.
     """
     end = len(text)
     for anchor in reversed(list(_ANCHOR.finditer(text))):
         lead = _LEAD.match(text, anchor.end(), end)
-        rest = text[lead.end() if lead else anchor.end() : end]
-        if rest:
-            yield rest
+        start = lead.end() if lead else anchor.end()
+        stop = _END.search(text, start, end)
+        if start < end:
+            yield text[start : stop.start() if stop else end], text[start : start + LONGEST]
         end = anchor.start()
-
-
-def sentence(text: str) -> str:
-    """``text`` up to the end of its first sentence or line, with the full stop left out."""
-    end = _END.search(text)
-    return text[: end.start()] if end else text

@@ -12,6 +12,7 @@ Grammar, tried in this order; the first that gives a label, or offers several, e
     leading  := a label, then a stop          "true, because …", "answer3\\n…"
     last     := the last label of the text
     option   := the completion is the text of an option, or begins with one of three words or more
+    number   := the completion is nothing but a number, and no option's text is that number
 
 A label after "not", or one that "is wrong", is passed over. "answer1 or answer2" and "true/false" offer several
 and state none. Labels with a colon repeat the options, unless all of them are the same.
@@ -24,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from llm_adapters.evaluation.clauses import clean, sentence, stated
+from llm_adapters.evaluation.clauses import clean, stated
 from llm_adapters.evaluation.options import ENOUGH_WORDS, Option, starting_with
 
 _NOUN = r"(?:answer|solution|ending|option|choice)"
@@ -74,20 +75,18 @@ def read_label(completion: str, options: Sequence[Option]) -> str | None:
     truth = any(option.label == "true" for option in options)
     pattern = _TRUTH if truth else _NUMBERED
     labels = {option.label if truth else option.label[-1]: option.label for option in options}
-    for rest in stated(text):
-        clause = sentence(rest)
+    for clause, rest in stated(text):
         mentions = list(_mentions(clause, pattern))
         firm = [mention.value for mention in mentions if mention.firm]
         if firm or any(mention.offered for mention in mentions):
             return labels.get(firm[0]) if firm else None
-        short = _short(clause, truth)
         named = None if truth else starting_with(rest, options)
+        short = _short(clause, truth)
         if named or short:
             return named or labels.get(str(short))
-    said = _unstated(text, pattern) or _short(text, truth)
-    if said or truth:
-        return labels.get(str(said))
-    return starting_with(text, options, ENOUGH_WORDS)
+    said = _unstated(text, pattern)
+    named = None if truth or said else starting_with(text, options, ENOUGH_WORDS)
+    return named or labels.get(str(said or _short(text, truth)))
 
 
 def _unstated(text: str, pattern: re.Pattern[str]) -> str | None:

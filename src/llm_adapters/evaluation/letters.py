@@ -6,13 +6,13 @@ Grammar, tried in this order; the first that gives a letter, or gives two, ends 
                | "C"                       bare: a capital, alone; "A" only where it cannot be the article
     stated    := anchor letter             "the answer is (C)", "Answer: C", "\\boxed{C}"; the last anchor wins
                | anchor … marked letter    "the answer is 40 km (C)"
-               | anchor option             the text of an option, or its number: "the answer is 40 km"
+               | anchor option             the text of an option, or its number: "the answer is 40"
     claimed   := letter "is" ["the"] "correct" | "right" | "best" | "answer"
                | "option" | "choice" letter
     alone     := a first or last line that is nothing but a letter
     line      := a line that begins with one ("C) 40 km", "C. 40 km"), if all such lines have the same
     closing   := a last line that ends in a marked letter
-    option    := the whole completion is the text, or the number, of an option
+    option    := the completion is the text of an option, or begins with one of three words or more, or is its number
 
 A letter after "not" is passed over, and one that "is wrong" is not claimed. "(A) or (B)" states no answer.
 """
@@ -22,14 +22,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from llm_adapters.evaluation.clauses import clean, sentence, stated
+from llm_adapters.evaluation.clauses import clean, stated
 from llm_adapters.evaluation.options import ENOUGH_WORDS, Option, starting_with, with_number
 
-_MARKED = r"(?:[(\[]\s?(?P<m>[A-Ea-e])\s?[)\]]|(?<![\w'(])(?P<h>[A-Ea-e])\))"
+_MARKED = r"(?:[(\[]\s?(?P<m>[A-E])\s?[)\]]|(?<![\w'(])(?P<h>[A-E])\))"
+_SMALL = r"[(\[]?(?P<s>[a-e])[)\]]"  # read only where nothing but an answer can stand: algebra has "(a + b)" too
 _AFTER_A = r"\s*(?:$|[.,;:!)\]}\"'’/&—–]|-\s|\n|(?:because|since|as|which|with|or|and|is)\b)"
 _BARE = rf"(?<![\w'’])(?:(?P<b>[B-E])(?![\w'’])|(?P<a>A)(?={_AFTER_A})|(?P<l>[a-e])(?=\s*[.,!]?\s*$))"
 _FILL = r"(?:(?:most|likely|probably|clearly|therefore|definitely|the|letter|option|choice|answer)\b[\s:]*)*"
-_FIRST = re.compile(rf"[\s\"'“‘$-]*{_FILL}[\"'“‘]?(?:{_MARKED}|{_BARE})")
+_FIRST = re.compile(rf"[\s\"'“‘$-]*{_FILL}[\"'“‘]?(?:{_MARKED}|{_SMALL}|{_BARE})")
 _ANY_MARKED = re.compile(_MARKED)
 _OTHER = re.compile(
     r"[)\]]?\s*(?:or|and|,|/|&)\s*(?:(?:either|option|choice)\s+)?[(\[]?[A-E](?![\w'’])[)\]]?(?!\s+is\b)"
@@ -41,8 +42,7 @@ _CLAIMED = re.compile(
     r"|\b(?i:option|choice)\s+(?:[(\[]?(?P<o>[A-E])[)\]]?)(?![\w'’])(?!\s+(?:is|was|are|cannot|can't|does|gives)\b)(?!:)"
 )
 _LINE = re.compile(
-    rf"^[ \t>•*-]*(?:(?i:option|choice)\s+)?(?:{_MARKED}|(?P<b>[A-E])(?:[.]\s|\s*[.,:]?\s*$)|(?P<c>[B-E]):)",
-    re.MULTILINE,
+    rf"^[ \t>•*-]*(?:(?i:option|choice)\s+)?(?:{_MARKED}|(?P<b>[A-E])(?:[.]\s|\s*[.,:]?\s*$)|(?P<c>[B-E]):)"
 )
 _ALONE = re.compile(r"\s*[(\[\"']?(?P<b>[A-Ea-e])[)\]\"'.]*\s*")
 _CLOSING = re.compile(rf"{_MARKED}[\s.!]*$")
@@ -51,11 +51,11 @@ _CLOSING = re.compile(rf"{_MARKED}[\s.!]*$")
 def read_letter(completion: str, options: Sequence[Option] = ()) -> str | None:
     """The letter A–E that ``completion`` gives as its answer by the grammar above, or None; any string may be given."""
     text = clean(completion)
-    for rest in stated(text):
-        letters = _stated_letters(sentence(rest))
+    for clause, rest in stated(text):
+        letters = _stated_letters(clause)
         if letters:
             return _only(letters)
-        named = starting_with(rest, options) or with_number(sentence(rest), options)
+        named = starting_with(rest, options) or with_number(clause, options)
         if named is not None:
             return named
     claims = [_letter(m) for m in _CLAIMED.finditer(text) if not _NOT.search(text, max(0, m.start() - 12), m.start())]
@@ -63,12 +63,13 @@ def read_letter(completion: str, options: Sequence[Option] = ()) -> str | None:
         return claims[-1]
     last = text.rpartition("\n")[2]
     alone = [match for match in map(_ALONE.fullmatch, (text.partition("\n")[0], last)) if match]
-    letters = {_letter(match) for match in alone or _LINE.finditer(text)}
+    letters = {_letter(match) for match in alone} or _line_letters(text)
     if letters:
         return _only(letters)
     if _CLOSING.search(last):
         return _only({_letter(match) for match in _ANY_MARKED.finditer(last)})
-    return starting_with(text, options, ENOUGH_WORDS) or with_number(text, options)
+    short = text if len(text.split()) <= ENOUGH_WORDS else ""
+    return starting_with(text, options, ENOUGH_WORDS) or with_number(short, options)
 
 
 def _stated_letters(clause: str) -> set[str]:
@@ -78,6 +79,16 @@ def _stated_letters(clause: str) -> set[str]:
         other = _OTHER.match(clause, first.end())
         return {"two", "letters"} if other else {_letter(first)}
     return {_letter(m) for m in _ANY_MARKED.finditer(clause) if not _NOT.search(clause[: m.start()])}
+
+
+def _line_letters(text: str) -> set[str]:
+    """The letters of all lines that begin with one; a list of the options has them all."""
+    letters: set[str] = set()
+    for line in text.split("\n"):
+        lead = _LINE.match(line)
+        if lead:
+            letters |= {_letter(lead), *map(_letter, _ANY_MARKED.finditer(line))}
+    return letters
 
 
 def _letter(match: re.Match[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from llm_adapters.evaluation.answers import extract_number, same_number
@@ -61,14 +62,13 @@ def starting_with(text: str, options: Sequence[Option], least: int = 1) -> str |
     The longest such option; it ends before the end of the text or before a word, so "5" does not begin "5/3".
     An option of fewer than ``least`` words must be the whole text. None for no option, or two of one wording.
     """
-    words = _words(text)
+    wanted = [(_words(option.text), option.label) for option in options]
+    words = _words(text, most=max((len(each) for each, _ in wanted), default=0) + 1)
     best: list[tuple[int, str]] = []
-    for option in options:
-        wanted = _words(option.text)
-        rest = words[len(wanted) :]
-        begins = wanted and words[: len(wanted)] == wanted and (not rest or rest[0].isalpha())
-        if begins and (not rest or len(wanted) >= least):
-            best.append((len(wanted), option.label))
+    for option, label in wanted:
+        begins, rest = words[: len(option)] == option, words[len(option) :]
+        if option and begins and (not rest or (rest[0].isalpha() and len(option) >= least)):
+            best.append((len(option), label))
     longest = [label for length, label in best if length == max(best)[0]]
     return longest[0] if len(longest) == 1 else None
 
@@ -106,8 +106,10 @@ def _one_number(text: str) -> bool:
     return first is not None and last is not None and first.value == last.value
 
 
-def _words(text: str) -> list[str]:
-    words = _WORD.findall(text.casefold())
+def _words(text: str, most: int | None = None) -> list[str]:
+    """The first words, numbers and signs of ``text`` in small letters, after its articles."""
+    found = (match[0].casefold() for match in _WORD.finditer(text))
+    words = list(found if most is None else islice(found, most + 2))
     while len(words) > 1 and words[0] in _ARTICLES:
         del words[0]
-    return words
+    return words[:most]
