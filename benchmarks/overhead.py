@@ -64,7 +64,9 @@ def main() -> None:
 
     times = interleaved(steps, options.rounds)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    print(f"forward + backward, {BATCH} × {TOKENS} tokens, median of {options.rounds} rounds, {options.threads} threads")
+    print(
+        f"forward + backward, {BATCH} × {TOKENS} tokens, median of {options.rounds} rounds, {options.threads} threads"
+    )
     for name, median in medians.items():
         print(f"  {name:16} {1000 * median:8.1f} ms   {median / medians['base']:.3f} × base")
     ratios = [ours / peft for ours, peft in zip(times["lora"], times["peft lora"], strict=True)]

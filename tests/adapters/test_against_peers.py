@@ -255,7 +255,7 @@ FORMULAS: dict[tuple[str, str], Patch] = {
 }
 
 
-@pytest.mark.parametrize(("family", "name"), FORMULAS, ids="-".join)
+@pytest.mark.parametrize(("family", "name"), FORMULAS)
 def test_bottlenecks_are_their_formulas(family: str, name: str) -> None:
     model, ids = tiny_model(family), token_ids(2, 7)
     adapter = randomise(attach(model, small(name), "a"))

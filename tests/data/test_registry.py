@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from llm_adapters.data import registry
-from llm_adapters.data.mixtures import load_mixture
 from llm_adapters.data.registry import BENCHMARKS, FILES, benchmark_file, data_folder, load_benchmark, locate, state
 from llm_adapters.data.registry_table import RECIPES
 from llm_adapters.data.sources import load_source
@@ -25,9 +24,9 @@ CONTENT = json.dumps(ROWS).encode()
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty data folder, and a registry whose gsm8k, MAWPS and AQuA training files are nine rows each."""
+    """An empty data folder, and a registry whose gsm8k and math files are nine rows each."""
     monkeypatch.setenv("LLM_ADAPTERS_DATA", str(tmp_path))
-    for name in ("gsm8k/test", "gsm8k/train", "mawps/train", "aqua/train", "math"):
+    for name in ("gsm8k/test", "gsm8k/train", "math"):
         small = replace(FILES[name], rows=9, sha256=hashlib.sha256(CONTENT).hexdigest())
         monkeypatch.setitem(FILES, name, small)
     return tmp_path
@@ -160,24 +159,6 @@ def test_sources_resolve_registered_names_by_split_and_sample_them(folder, monke
         load_source("gsm8k", split="test", size=10)
 
 
-@pytest.mark.parametrize("name", ["math", "commonsense", "math10k", "commonsense170k"])
-def test_a_training_mixture_is_never_evaluated_on(name):
-    with pytest.raises(DataError, match="training mixture"):
-        load_source(name, split="test")
-
-
-def test_a_recipe_joins_its_parts_and_names_all_that_are_missing(folder, monkeypatch):
-    put(folder, "mawps/train.json")
-    with pytest.raises(DataError, match=r"no gsm8k/train\.json, aqua/train\.json"):
-        load_mixture("math10k")
-    monkeypatch.setitem(RECIPES, "math10k", (("gsm8k/train", None), ("mawps/train", None), ("aqua/train", 4)))
-    put(folder, "gsm8k/train.json")
-    put(folder, "aqua/train.json")
-    rows = load_source("math10k", split="train")
-    assert [row.meta["source"] for row in rows] == ["gsm8k"] * 9 + ["mawps"] * 9 + ["aqua"] * 4
-    assert len({row.instruction for row in rows[18:]}) == 4
-
-
 @real
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_loads_with_its_rows_and_gold_answers(name):
@@ -192,10 +173,3 @@ def test_every_training_file_that_is_there_is_the_registrys(name):
     if locate(FILES[name]) is None:
         pytest.skip(f"{name} is not in the data folder")
     assert len(registry.load_file(FILES[name])) == FILES[name].rows
-
-
-@real
-def test_math10k_is_the_questions_of_its_three_parts():
-    rows = load_mixture("math10k")
-    assert len(rows) == 7473 + 1898 + 1000
-    assert rows == load_mixture("math10k")

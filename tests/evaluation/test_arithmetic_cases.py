@@ -81,6 +81,7 @@ def test_the_cases_are_enough_and_distinct() -> None:
     [  # the reference subtracts in double precision, where 5.001 - 5 is a little over 0.001
         ("1.001", "1", "correct"),
         ("5.001", "5", "wrong"),
+        ("0.001", "0", "correct"),
         ("4.999", "5", "wrong"),
         ("4.9990001", "5", "correct"),
         ("1.8333", "1.8333333333333335", "correct"),

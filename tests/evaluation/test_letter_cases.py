@@ -68,6 +68,9 @@ CASES = [  # completion, standard, paper
     ("The answer is (C).\n\nQuestion: Another one?\nAnswer: (D)", "C", "C"),
     ("A: The distance is 8 * 5 = 40 km. The answer is (C).", "C", "A"),
     ("A: The distance is 40 km.", None, "A"),
+    ("(A) is right. On reflection, (C) is right.", "C", "A"),
+    ("The answer would be C", "C", "C"),
+    ("So the correct choice should be D.", "D", "D"),
     ("I choose nothing", None, None),
     ("", None, None),
     ("The answer is (a + b)(a - b).", None, None),
@@ -90,8 +93,8 @@ def test_the_cases_are_enough_and_distinct() -> None:
 
 
 def test_an_option_that_stands_twice_cannot_be_named_by_its_text() -> None:
-    twice = [Option("A", "9 litres"), Option("B", "8 litres"), Option("C", "9 litres")]
-    for text, letter in (("The answer is 9 litres.", None), ("The answer is 8 litres.", "B"), ("The answer is (C).", "C")):
+    twice = [Option("A", "9 km"), Option("B", "8 km"), Option("C", "9 km")]
+    for text, letter in (("The answer is 9 km.", None), ("The answer is 8 km.", "B"), ("The answer is (C).", "C")):
         assert PROTOCOLS["standard"].letter(text, "C", twice).answer == letter
 
 

@@ -15,7 +15,7 @@ def test_a_line_cut_off_by_a_kill_is_dropped_and_the_file_ends_the_same(tmp_path
     for row in rows[:2]:
         first.add(row)
     with cut.open("ab") as file:
-        file.write('{"adapter": null, "row": 1, "te'.encode())
+        file.write(b'{"adapter": null, "row": 1, "te')
     assert read_rows(cut) == rows[:2]
     second = RowWriter(cut)
     for row in rows[2:]:

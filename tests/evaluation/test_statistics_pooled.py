@@ -59,6 +59,21 @@ def test_seeds_that_differ_widen_the_interval_as_students_t_does():
     assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), abs=0.01)
 
 
+def test_what_rows_explain_is_not_counted_again_as_a_difference_of_seeds():
+    rng = np.random.default_rng(0)
+    sets = [np.array([rng.permutation(answers(106, 200)), rng.permutation(answers(94, 200))]) for _ in range(2)]
+    noise = (
+        sum(np.var(one * 1.0 - other, ddof=1) / 2 / 200 for one, other in sets) / 4
+    )  # of a seed's mean over the sets
+    between = 2 * 0.03**2 - noise
+    assert 0.2 < noise / 0.0018 < 0.8
+    low, high = pooled_seeds(sets, resamples=200_000).interval
+    half = 12.7062 * np.sqrt(between / 2)  # Student's distribution with 1 degree of freedom
+    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), rel=0.06)
+    alike = [answers(100, 200), answers(101, 200)[::-1]]
+    assert pooled_seeds([alike]).interval == pytest.approx(macro_mean([np.mean(alike, axis=0)]).interval)
+
+
 def test_seeds_are_the_same_across_sets():
     good, bad = answers(60, 100), answers(40, 100)
     rng = np.random.default_rng(0)

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from tiny import tiny_model
 
 import llm_adapters as la
 from llm_adapters.generate import generate
+from tiny import tiny_model
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16, 17, 18], [19, 20]]
 MANY = [[(7 * i + 3 * j) % 90 + 3 for j in range(1 + (5 * i) % 11)] for i in range(26)]

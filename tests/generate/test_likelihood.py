@@ -1,10 +1,10 @@
 import pytest
 import torch
-from tiny import tiny_model
 
 import llm_adapters as la
 from llm_adapters.errors import UserError
 from llm_adapters.generate.likelihood import Request, log_likelihoods
+from tiny import tiny_model
 
 REQUESTS = [
     Request([5, 6, 7], [8, 9]),

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_model
 
 import llm_adapters as la
 from llm_adapters.config.schema import TrainSection
@@ -12,6 +11,7 @@ from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import DataError
 from llm_adapters.train import train
 from llm_adapters.train.loop import total_steps
+from tiny import tiny_model
 
 
 def _examples(count: int = 24) -> list[Encoded]:

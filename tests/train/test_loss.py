@@ -1,10 +1,10 @@
 import torch
-from tiny import tiny_model
 from torch.nn import functional as F
 
 from llm_adapters.data.collate import collate
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.train.loss import labelled_tokens, summed_loss
+from tiny import tiny_model
 
 
 def _row(ids: list[int], prompt: int) -> Encoded:

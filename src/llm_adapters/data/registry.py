@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from llm_adapters.config.cache import cache_root
 from llm_adapters.data.example import Example, Split
 from llm_adapters.data.files import parse_examples, read_content
 from llm_adapters.data.registry_table import BUILT, COPIES, LICENCES, ORIGINALS, REFERENCE
@@ -84,8 +85,6 @@ def data_folder() -> Path:
     """Where the files lie: ``$LLM_ADAPTERS_DATA``, or ``data`` in the cache folder."""
     if chosen := os.environ.get("LLM_ADAPTERS_DATA"):
         return Path(chosen).expanduser()
-    from llm_adapters.model.gguf import cache_root  # its module takes seconds to import
-
     return cache_root() / "data"
 
 

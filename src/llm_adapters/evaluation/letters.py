@@ -2,7 +2,7 @@
 
 Grammar, tried in this order; the first that gives a letter, or gives two, ends the reading:
 
-    letter    := "(C)" | "[C]" | "C)"      marked, in any case
+    letter    := "(C)" | "[C]" | "C)"      marked; small letters only right after an anchor or alone
                | "C"                       bare: a capital, alone; "A" only where it cannot be the article
     stated    := anchor letter             "the answer is (C)", "Answer: C", "\\boxed{C}"; the last anchor wins
                | anchor … marked letter    "the answer is 40 km (C)"

@@ -24,6 +24,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
+from llm_adapters.config.cache import cache_root
 from llm_adapters.errors import MissingExtraError, ModelError
 
 CONVERTER = 1  # part of the cache key; raised when the same file would be converted into something else
@@ -37,14 +38,6 @@ DIGITS_THEN_GPT2 = {"smollm", "starcoder", "refact", "command-r", "codeshell", "
 GPT2 = {"gpt-2", "phi-2", "mpt", "olmo", "jais", "exaone4", "trillion", "granite-docling"}
 
 _USE_ORIGINAL = "load the model's own safetensors checkpoint instead of the .gguf file"
-
-
-def cache_root() -> Path:
-    """The folder of what can be made again: ``$LLM_ADAPTERS_CACHE``, or the user's cache folder."""
-    if chosen := os.environ.get("LLM_ADAPTERS_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "llm-adapters"
 
 
 def converted(path: Path) -> Path:
