@@ -254,7 +254,8 @@ def test_the_same_method_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("second", ["lora", "series"])
 def test_other_methods_act_on_virtual_tokens(family: str, second: str) -> None:
     model = tiny_model(family)
-    adapter = put_on(model, [small("prompt"), small(second)], "both")
+    adapter = put_on(model, [small(second), small("prompt")], "both")
+    assert adapter.virtual_tokens == 3
     found = logits(model, IDS)
     by_hand = tiny_model(family)
     part = put_on(by_hand, small(second), "alone").get_submodule(second)
@@ -267,6 +268,7 @@ def test_other_methods_act_on_virtual_tokens(family: str, second: str) -> None:
 def test_prompt_behind_a_prefix() -> None:
     model = tiny_model("llama")
     adapter = put_on(model, [small("prompt"), small("prefix", tokens=4)], "both")
+    assert adapter.virtual_tokens == 7
     found = logits(model, IDS)
     by_hand = tiny_model("llama")
     put_on(by_hand, small("prefix", tokens=4), "alone").prefix.load_state_dict(adapter.prefix.state_dict())
