@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from llm_adapters.cli import compare, data, methods, run, sites, train
+from llm_adapters.cli import compare, data, evaluate, methods, run, sites, train
 from llm_adapters.errors import UserError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, train, compare, sites, methods):
+for command in (run, train, evaluate, compare, sites, methods):
     app.command(command.NAME)(command.command)
 app.add_typer(data.app, name=data.NAME)
 

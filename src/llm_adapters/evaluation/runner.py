@@ -13,10 +13,14 @@ from llm_adapters.adapters.attach import attached
 from llm_adapters.config.schema import EvaluateSection
 from llm_adapters.data.encoding import Template
 from llm_adapters.data.example import Example
+from llm_adapters.data.sources import load_source
+from llm_adapters.data.templates import get_template
 from llm_adapters.errors import DataError
-from llm_adapters.evaluation.judge import Judgement, judge
+from llm_adapters.evaluation.families import Free
+from llm_adapters.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from llm_adapters.evaluation.rows import Row, RowWriter
 from llm_adapters.evaluation.statistics import wilson
+from llm_adapters.evaluation.task import Task, tasks
 from llm_adapters.generate import Completion, generate
 
 
@@ -25,23 +29,36 @@ class Suite:
     """One set of examples, and how it is asked and judged.
 
     Attributes:
-        name: of the set, as in its file's name.
+        task: the benchmark, or the user's own set.
         examples: each with a gold answer.
         template: how an example becomes a prompt.
-        judge: reads a completion against a gold answer.
-        protocol: ``standard`` or ``paper``.
+        protocol: how a completion is read.
     """
 
-    name: str
+    task: Task
     examples: Sequence[Example]
     template: Template
-    judge: Callable[[str, str], Judgement] = judge
-    protocol: str = "standard"
+    protocol: Protocol = PROTOCOLS["standard"]
+
+    @classmethod
+    def of(cls, source: str, size: int | None, seed: int, template: str, protocol: str = "standard") -> Suite:
+        """A registered benchmark, or a user's own file or generator.
+
+        Raises:
+            DataError: the source, template or protocol is unknown, or an example has no gold answer.
+        """
+        rules = get_protocol(protocol)
+        examples = load_source(source, split="test", size=size, seed=seed)
+        _check_answers(examples, source)
+        name = Path(source).name.split(".")[0]
+        task = tasks()[source] if source in tasks() else Free.of(name, examples)
+        return cls(task, examples, get_template(rules.template or template), rules)
 
     @property
     def file(self) -> str:
         """Name of its prediction file."""
-        return f"{self.name}.jsonl" if self.protocol == "standard" else f"{self.name}.{self.protocol}.jsonl"
+        standard = self.protocol.name == "standard"
+        return f"{self.task.name}.jsonl" if standard else f"{self.task.name}.{self.protocol.name}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -108,12 +125,12 @@ def score(rows: Sequence[Row], suite: Suite, adapter: str | None) -> Score:
     counts = Counter(row["status"] for row in rows if row["adapter"] == adapter)
     total, correct = counts.total(), counts["correct"]
     return Score(
-        adapter, suite.name, suite.protocol, total, correct, counts["unparsed"], correct / total,
+        adapter, suite.task.name, suite.protocol.name, total, correct, counts["unparsed"], correct / total,
         *wilson(correct, total),
     )  # fmt: skip
 
 
-def check_answers(examples: Sequence[Example], source: str) -> None:
+def _check_answers(examples: Sequence[Example], source: str) -> None:
     """Refuse examples that cannot be scored.
 
     Raises:
@@ -142,9 +159,9 @@ def write_summary(scores: Sequence[Score], path: Path) -> None:
 def _row(suite: Suite, adapter: str | None, index: int, completion: Completion, tokenizer: Any) -> Row:
     example = suite.examples[index]
     text = tokenizer.decode(completion.ids, skip_special_tokens=True).strip()
-    status, answer = suite.judge(text, example.answer)
+    status, answer = suite.task.judge(text, example, suite.protocol)
     return {
-        "adapter": adapter, "benchmark": suite.name, "protocol": suite.protocol, "row": index,
+        "adapter": adapter, "benchmark": suite.task.name, "protocol": suite.protocol.name, "row": index,
         "question": example.instruction, "gold": example.answer, "completion": text, "answer": answer,
         "status": status, "tokens": len(completion.ids), "stopped": completion.stopped,
     }  # fmt: skip

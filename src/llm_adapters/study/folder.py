@@ -8,7 +8,7 @@ from pathlib import Path
 from llm_adapters.errors import OutputError
 
 MANIFEST = "manifest.json"
-_MARKS = ("config.yaml", MANIFEST)
+_MARKS = ("config.yaml", "evaluation.json", MANIFEST)
 
 
 def fresh_folder(folder: Path, *, force: bool) -> Path:

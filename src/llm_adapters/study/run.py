@@ -22,7 +22,7 @@ from llm_adapters.data.encoding import Encoded, Template
 from llm_adapters.data.example import Example
 from llm_adapters.data.sources import load_source
 from llm_adapters.data.templates import get_template
-from llm_adapters.evaluation.runner import Score, Suite, check_answers, evaluate, write_summary
+from llm_adapters.evaluation.runner import Score, Suite, evaluate, write_summary
 from llm_adapters.model import load_model
 from llm_adapters.study.folder import MANIFEST, fresh_folder
 from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
@@ -59,11 +59,8 @@ def execute(config: RunConfig, folder: Path, observer: Observer, *, force: bool 
     started = time.perf_counter()
     template = get_template(config.data.template)
     training = load_source(config.data.train, split="train", size=config.data.size, seed=config.seed)
-    held_out = (
-        load_source(config.evaluate.data, split="test", size=config.evaluate.size, seed=config.seed) if score else []
-    )
-    if score:
-        check_answers(held_out, config.evaluate.data)
+    asked = config.evaluate
+    suite = Suite.of(asked.data, asked.size, config.seed, config.data.template) if score else None
     rate = learning_rate(config)
     fresh_folder(folder, force=force)
     record = config.model_dump(mode="json")
@@ -71,11 +68,11 @@ def execute(config: RunConfig, folder: Path, observer: Observer, *, force: bool 
 
     run = _Run.prepare(config, template, folder, observer)
     encoded = run.encode(training)
-    scores = [run.score(held_out, None)] if score else []
+    scores = [run.score(suite, None)] if suite else []
     result = run.train(encoded, rate)
     run.adapter.save(folder / "adapter")
-    if score:
-        scores.append(run.score(held_out, ADAPTER))
+    if suite:
+        scores.append(run.score(suite, ADAPTER))
         write_summary(scores, folder / "eval" / "summary.json")
     manifest = {
         "config": record,
@@ -83,7 +80,11 @@ def execute(config: RunConfig, folder: Path, observer: Observer, *, force: bool 
         "training": asdict(result),
         "parameters": {"trained": run.adapter.count(), "base": run.base_parameters},
         "base": fingerprint(run.adapter.base),
-        "data": {"train": data_digest(training), "encoded": data_digest(encoded), "test": data_digest(held_out)},
+        "data": {
+            "train": data_digest(training),
+            "encoded": data_digest(encoded),
+            "test": data_digest(suite.examples if suite else []),
+        },
         "seconds": round(time.perf_counter() - started, 1),
         "peak_memory_bytes": peak_memory_bytes(),
         **environment(),
@@ -140,11 +141,9 @@ class _Run:
         self.observer.end(f"{tokens:,} tokens" + (f"; {cut} examples cut at {data.max_length} tokens" if cut else ""))
         return encoded
 
-    def score(self, examples: Sequence[Example], adapter: str | None) -> Score:
-        benchmark = Path(self.config.evaluate.data).name.split(".")[0]
+    def score(self, suite: Suite, adapter: str | None) -> Score:
         who = "the base" if adapter is None else "the tuned model"
-        self.observer.begin(f"evaluating {who} on {len(examples)} rows", None)
-        suite = Suite(benchmark, examples, self.template)
+        self.observer.begin(f"evaluating {who} on {len(suite.examples)} rows of {suite.task.name}", None)
         [score] = evaluate(
             self.model, self.tokenizer, [suite], [adapter], settings=self.config.evaluate, folder=self.folder / "eval",
             on_token=self.observer.advance,

@@ -1,0 +1,128 @@
+"""Evaluating any number of adapters of one base together: the base is loaded once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm_adapters.adapters.attach import attach
+from llm_adapters.adapters.store import read_record
+from llm_adapters.config.schema import EvaluateSection
+from llm_adapters.errors import AdapterError, OutputError
+from llm_adapters.evaluation.runner import Score, Suite, evaluate, write_summary
+from llm_adapters.model import load_model
+from llm_adapters.study.folder import fresh_folder
+from llm_adapters.study.manifest import environment
+from llm_adapters.study.run import Observer
+
+RECORD = "evaluation.json"
+"""Written first: what is asked. A folder with the same record is gone on with."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is evaluated.
+
+    Attributes:
+        name: what its rows are filed under; None is the bare base.
+        base: the source of its base model.
+        folder: of its adapter; None for the bare base.
+        template: the template it was trained with, if its run tells.
+    """
+
+    name: str | None
+    base: str
+    folder: Path | None
+    template: str | None = None
+
+
+def read_targets(sources: Sequence[str], base: str | None, *, with_base: bool) -> list[Target]:
+    """The folders of runs or adapters, or a model's source, as targets on one base.
+
+    Args:
+        sources: folders of runs, folders of adapters, or one model.
+        base: the base's source, where the adapters' own record of it cannot be loaded.
+        with_base: evaluate the bare base too.
+
+    Raises:
+        AdapterError: the adapters have different bases, or two have the same name.
+    """
+    targets = [_target(source, base) for source in sources]
+    bases = sorted({target.base for target in targets})
+    if len(bases) != 1:
+        raise AdapterError(f"one evaluation has one base, these have {', '.join(bases)}", mend="evaluate them apart")
+    if with_base and all(target.name is not None for target in targets):
+        template = targets[0].template
+        targets = [Target(None, bases[0], None, template), *targets]
+    names = [target.name for target in targets]
+    if len(set(names)) != len(names):
+        raise AdapterError(f"two targets have the same name: {names}", mend="rename the folder of one of them")
+    return targets
+
+
+def _target(source: str, base: str | None) -> Target:
+    path = Path(source)
+    config = path / "config.yaml"
+    if (path / "adapter" / "adapter.json").is_file() and config.is_file():
+        record = yaml.safe_load(config.read_text(encoding="utf-8"))
+        return Target(path.name, base or record["model"]["source"], path / "adapter", record["data"]["template"])
+    if (path / "adapter.json").is_file():
+        name = path.parent.name if path.name == "adapter" else path.name
+        return Target(name, base or str(read_record(path)["base"]["model"]), path)
+    return Target(None, source, None)
+
+
+def evaluate_targets(
+    targets: Sequence[Target],
+    suites: Sequence[Suite],
+    settings: EvaluateSection,
+    folder: Path,
+    observer: Observer,
+    *,
+    force: bool = False,
+) -> list[Score]:
+    """Evaluate targets on suites and write ``eval/``; a killed evaluation of the same kind goes on where it was.
+
+    Raises:
+        OutputError: the folder holds something else.
+    """
+    record = {
+        "targets": [[target.name, target.base, str(target.folder or "")] for target in targets],
+        "suites": [[s.task.name, s.protocol.name, len(s.examples), type(s.template).__name__] for s in suites],
+        "settings": settings.model_dump(exclude={"batch_size"}),
+    }
+    _open_folder(folder, record, force=force)
+    observer.begin(f"loading {targets[0].base}", None)
+    model, tokenizer = load_model(targets[0].base)
+    for target in targets:
+        if target.folder is not None and target.name is not None:
+            attach(model, target.folder, target.name)
+    observer.end(f"{sum(target.folder is not None for target in targets)} adapters attached")
+    rows = len(targets) * sum(len(suite.examples) for suite in suites)
+    observer.begin(f"evaluating {rows} rows", None)
+    scores = evaluate(
+        model, tokenizer, suites, [target.name for target in targets], settings=settings, folder=folder / "eval",
+        on_token=observer.advance,
+    )  # fmt: skip
+    write_summary(scores, folder / "eval" / "summary.json")
+    observer.end("done")
+    manifest: dict[str, Any] = {**record, **environment()}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return scores
+
+
+def _open_folder(folder: Path, record: dict[str, Any], *, force: bool) -> None:
+    path = folder / RECORD
+    if path.is_file() and not force:
+        if json.loads(path.read_text(encoding="utf-8")) == record:
+            return
+        raise OutputError(
+            f"'{folder}' holds an evaluation of something else", mend="--out another/folder, or --force to replace it"
+        )
+    fresh_folder(folder, force=force)
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
