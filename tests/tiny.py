@@ -184,7 +184,7 @@ def logits(model: nn.Module, ids: Tensor | None = None, **inputs: Any) -> Tensor
 def gap(a: Tensor, b: Tensor) -> float:
     """The largest absolute difference."""
     assert a.shape == b.shape, (a.shape, b.shape)
-    return float((a - b).abs().max())
+    return float((a - b).detach().abs().max())
 
 
 def enable_checkpointing(model: PreTrainedModel, **options: Any) -> None:
