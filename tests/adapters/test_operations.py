@@ -945,3 +945,21 @@ def test_prefix_attention_is_its_equation() -> None:
     heads = softmax_attention(q[:, :, -1:], torch.cat([pk, k], 2), torch.cat([pv, v], 2))
     assert gap(found["out"][:, -1], heads.transpose(1, 2).reshape(3, 32)) < 1e-5
     assert not torch.allclose(heads, F.scaled_dot_product_attention(q[:, :, -1:], k, v), atol=1e-2)
+
+
+def test_a_method_name_in_place_of_a_method_is_explained() -> None:
+    with pytest.raises(AdapterError, match=r'la\.method\("lora"\)'):
+        attach(tiny_model("llama"), "lora")
+
+
+def test_an_attached_model_can_be_pickled(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    randomise(attach(model, method("prefix"), "a"))
+    ids = token_ids(2, 5)
+    expected = logits(model, ids)
+    torch.save(model, tmp_path / "model.pt")
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(logits(again, ids), expected)
+    detach(again)
+    assert not torch.equal(logits(again, ids), expected)
+    assert torch.equal(logits(model, ids), expected)

@@ -16,6 +16,7 @@ from llm_adapters.adapters.base import Base
 from llm_adapters.adapters.checkpointing import forget_pass_in_checkpoints
 from llm_adapters.adapters.engine import Engine
 from llm_adapters.adapters.method import Method
+from llm_adapters.adapters.method import methods as known_methods
 from llm_adapters.adapters.routing import RowRoute, read_route
 from llm_adapters.errors import AdapterError, RouteError
 from llm_adapters.model.sites import find_sites
@@ -87,7 +88,13 @@ def _make(method: Method | Sequence[Method] | str | Path, name: str, base: Base,
     if isinstance(method, str | Path):
         from llm_adapters.adapters.store import load
 
-        return load(Path(method), name, base, allow_other_base=allow_other_base)
+        folder = Path(method).expanduser()
+        if str(method) in known_methods() and not folder.exists():
+            raise AdapterError(
+                f"'{method}' is read as the folder of a saved adapter, and there is none",
+                mend=f'attach(model, la.method("{method}"), name="{name}") makes a new one',
+            )
+        return load(folder, name, base, allow_other_base=allow_other_base)
     methods = [method] if isinstance(method, Method) else list(method)
     if not methods or not all(isinstance(item, Method) for item in methods):
         raise AdapterError(

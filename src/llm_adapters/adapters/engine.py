@@ -46,6 +46,13 @@ class Engine:
         self._prefixes: WeakKeyDictionary[Any, dict[Stack, StackPrefix]] = WeakKeyDictionary()
         self._decoder_names = list(inspect.signature(base.sites.decoder.forward).parameters)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes along: all but the prefixes of caches that stay behind."""
+        return {**self.__dict__, "_prefixes": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {**state, "_prefixes": WeakKeyDictionary()}
+
     @property
     def batch(self) -> int:
         """Rows of the pass under way."""
@@ -143,7 +150,7 @@ class Engine:
             for stack in current.stacks
         }
         if cache is not None and not torch.is_grad_enabled():
-            self._prefixes[cache] = found
+            self._prefixes[cache] = {**known, **found}
         return found
 
     def _virtual_pass(self, stack: Stack, prefix: StackPrefix, embeddings: Tensor) -> dict[int, KeyValue]:

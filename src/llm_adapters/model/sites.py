@@ -95,7 +95,8 @@ def find_sites(model: Any) -> SiteMap:
     parent = model.get_submodule(path.rpartition(".")[0])
     width = int(text.hidden_size)
     layers = tuple(_layer_sites(block, i, f"{path}.{i}", width) for i, block in enumerate(stack))
-    if not any("attn" in sites for sites in layers):
+    # RWKV calls its recurrence "attention", but has no heads.
+    if not any("attn" in sites for sites in layers) or not hasattr(text, "num_attention_heads"):
         _refuse_structure(model, path, stack[0])
     embed = model.get_input_embeddings()
     embed_path = next(name for name, module in model.named_modules() if module is embed)
