@@ -72,6 +72,10 @@ class DataError(UserError):
     """A data file is missing, empty or malformed."""
 
 
+class TrainingError(UserError):
+    """Training cannot go on: the loss is not a number."""
+
+
 class OutputError(UserError):
     """Writing would overwrite something, or is not possible."""
 

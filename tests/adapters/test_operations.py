@@ -302,7 +302,7 @@ def test_route_that_does_not_fit_the_batch() -> None:
         with route(model, rows), pytest.raises(RouteError, match=f"the route has {len(rows)} rows, the batch 3"):
             logits(model, IDS)
     assert torch.equal(logits(model, IDS), before)
-    with route(model, ["a", "b"]):  # two prompts, each expanded to two rows
+    with route(model, ["a", "b"], expand=2):  # two prompts, each expanded to two rows
         expanded = logits(model, IDS[[0, 1, 1, 2]])
     with route(model, ["a", "a", "b", "b"]):
         assert torch.equal(logits(model, IDS[[0, 1, 1, 2]]), expanded)

@@ -22,6 +22,9 @@ def test_another_method_drops_the_fields_of_the_file_but_keeps_those_set_later()
         "adapter": {"method": "series", "bottleneck": 32}
     }
     assert override(data, ["adapter.method=lora"]) == data
+    reordered = override(data, ["adapter.bottleneck=32", "adapter.method=series"])
+    assert reordered == {"adapter": {"method": "series", "bottleneck": 32}}
+    assert override({"adapter": {"rank": 8}}, ["adapter.method=series"]) == {"adapter": {"method": "series"}}
 
 
 @pytest.mark.parametrize("wrong", ["train.epochs", "=3", "train..epochs=3", "name.first=x", "a=[1"])

@@ -8,9 +8,11 @@ from llm_adapters.study.folder import fresh_folder
 
 def test_force_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
     run, other = tmp_path / "run", tmp_path / "other"
-    for folder, name in ((run, "config.yaml"), (other, "thesis.tex")):
-        folder.mkdir()
-        (folder / name).write_text("x")
+    for folder in (run, other):
+        (folder / "eval").mkdir(parents=True)
+        (folder / "config.yaml").write_text("x")
+        (folder / "eval" / "gsm8k.jsonl").write_text("x")
+    (other / "thesis.tex").write_text("x")
     with pytest.raises(OutputError, match="--force"):
         fresh_folder(run, force=False)
     assert (run / "config.yaml").exists()
@@ -18,7 +20,10 @@ def test_force_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
     assert list(run.iterdir()) == []
     with pytest.raises(OutputError, match="no run's folder"):
         fresh_folder(other, force=True)
-    assert (other / "thesis.tex").exists()
+    assert {path.name for path in other.rglob("*")} == {"config.yaml", "eval", "gsm8k.jsonl", "thesis.tex"}
+    (tmp_path / "link").symlink_to(run)
+    with pytest.raises(OutputError):
+        fresh_folder(tmp_path / "link", force=True)
 
 
 def test_an_empty_folder_is_taken_and_a_file_is_not(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 import llm_adapters as la
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import Encoded
-from llm_adapters.errors import DataError
+from llm_adapters.errors import DataError, TrainingError
 from llm_adapters.train import train
 from llm_adapters.train.loop import total_steps
 from tiny import tiny_model
@@ -82,3 +82,23 @@ def test_examples_without_any_label_are_refused(tmp_path: Path) -> None:
     rows = [Encoded([3, 4], [-100, -100], truncated=True)]
     with pytest.raises(DataError, match="max_length"):
         train(model, adapter, rows, TrainSection(), learning_rate=1e-3, pad_id=0, seed=0, folder=tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    adapter = la.attach(model, la.method("lora"), "a")
+    before = {key: value.clone() for key, value in adapter.state_dict().items()}
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(float("nan"))
+    recipe = TrainSection(gradient_checkpointing=True)
+    with pytest.raises(TrainingError, match="learning rate"):
+        train(model, adapter, _examples(), recipe, learning_rate=1e-3, pad_id=0, seed=0, folder=tmp_path)
+    assert all(torch.equal(value, before[key]) for key, value in adapter.state_dict().items())
+    assert not model.training
+    assert not model.is_gradient_checkpointing
+
+
+def test_a_checkpoint_can_be_attached(tmp_path: Path) -> None:
+    state, _ = _train(tmp_path, checkpoint_every=6)
+    again = la.attach(tiny_model("llama"), tmp_path / "checkpoints" / "step-6", "again")
+    assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,6 +39,16 @@ class Adapter(nn.Module):
         # Parameters are drawn on the CPU, so that one seed gives one adapter on every device – but not for ``meta``.
         with torch.device("meta") if base.device.type == "meta" else nullcontext():
             return cls(name, methods, base, [method.build(base) for method in methods])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Adapter:
+        """A copy for averaging or keeping the best; the base is shared, unless it is being copied too."""
+        if id(self.base.model) not in memo:
+            memo[id(self.base)] = self.base
+            memo |= {id(item.site): item.site for item in self.placed()}
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return twin
 
     def parts(self) -> Iterator[Parts]:
         """What the methods built, in their order."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.base import Base
@@ -107,8 +108,10 @@ def _make(method: Method | Sequence[Method] | str | Path, name: str, base: Base,
     return adapter
 
 
-def detach(model: nn.Module, name: str | None = None) -> None:
+def detach(model: nn.Module, name: str | None = None, *, keep_merged: bool = False) -> None:
     """Remove one adapter, or all with ``name`` None. After the last, the model is bit for bit what it was.
+
+    ``keep_merged`` leaves merged weights merged: what remains is an ordinary checkpoint to save.
 
     Raises:
         AdapterError: there is no such adapter.
@@ -116,10 +119,15 @@ def detach(model: nn.Module, name: str | None = None) -> None:
     from llm_adapters.adapters.merge import unmerge
 
     engine = engine_of(model)
-    for gone in list(engine.adapters) if name is None else [_known(engine, name)]:
+    leaving = list(engine.adapters) if name is None else [_known(engine, name)]
+    for gone in leaving:
         _refuse_routed(engine, gone)
-        if gone in engine.merged:
+    for gone in [merged for merged in reversed(engine.merged) if merged in leaving]:
+        if keep_merged:
+            del engine.merged[gone]
+        else:
             unmerge(model, gone)
+    for gone in leaving:
         del engine.adapters[gone]
         engine.enabled.pop(gone, None)
         del _store(model)._modules[gone]
@@ -141,18 +149,19 @@ def attached(model: nn.Module) -> Mapping[str, Adapter]:
 def enable(model: nn.Module, *names: str) -> None:
     """Let adapters act where no route is given; without names, all of them."""
     engine = engine_of(model)
-    for name in names or engine.adapters:
-        engine.enabled[_known(engine, name)] = None
+    wanted = {_known(engine, name) for name in names or engine.adapters}.union(engine.enabled)
+    engine.enabled = {name: None for name in engine.adapters if name in wanted}  # in the order of attaching
 
 
 def disable(model: nn.Module, *names: str) -> None:
     """Let adapters rest where no route is given; without names, all of them."""
     engine = engine_of(model)
-    for name in names or list(engine.adapters):
-        known = _known(engine, name)
-        if known in engine.merged:
+    resting = [_known(engine, name) for name in names or engine.adapters]
+    for name in resting:
+        if name in engine.merged:
             raise AdapterError(f"adapter '{name}' is merged into the base", mend=f"unmerge(model, '{name}') first")
-        engine.enabled.pop(known, None)
+    for name in resting:
+        engine.enabled.pop(name, None)
 
 
 def rename(model: nn.Module, old: str, new: str) -> None:
@@ -177,27 +186,27 @@ def rename(model: nn.Module, old: str, new: str) -> None:
 
 
 @contextmanager
-def route(model: nn.Module, rows: RowRoute | Sequence[RowRoute]) -> Iterator[None]:
+def route(model: nn.Module, rows: RowRoute | Sequence[RowRoute], *, expand: int = 1) -> Iterator[None]:
     """Within the ``with``, send each row of a batch through its own adapter.
 
     Args:
         model: a model with adapters.
         rows: one entry a row – a name, None for the bare base, or a list of names for several at once – or a
-            single name or None for all rows. With beams or several samples, one entry a prompt.
+            single name or None for all rows.
+        expand: rows of the batch that each entry stands for: the beams or samples a prompt in ``generate``.
 
     Raises:
         RouteError: an adapter is not attached, or (in the forward pass) the number of rows does not fit.
     """
     engine = engine_of(model)
-    stacks = read_route(rows, list(engine.adapters))
-    for name in engine.merged:
-        if any(name not in stack for stack in stacks):
-            raise AdapterError(
-                f"adapter '{name}' is merged into the base, so no row can go round it",
-                mend=f"unmerge(model, '{name}') first",
-            )
-    before, engine.route = engine.route, stacks
+    before, engine.route = engine.route, read_route(rows, list(engine.adapters), expand)
     try:
+        for name in engine.merged:
+            if any(name not in stack for stack in engine.routed_stacks()):
+                raise AdapterError(
+                    f"adapter '{name}' is merged into the base, so no row can go round it",
+                    mend=f"unmerge(model, '{name}') first",
+                )
         yield
     finally:
         engine.route = before
@@ -216,9 +225,11 @@ def engine_of(model: nn.Module) -> Engine:
 
 
 def _plain(model: nn.Module) -> nn.Module:
-    """The model itself behind ``torch.compile``."""
+    """The model itself behind ``torch.compile`` or a data-parallel wrapper."""
+    if isinstance(model, nn.DataParallel | DistributedDataParallel):
+        return _plain(model.module)
     inner = model._modules.get("_orig_mod")
-    return model if inner is None else inner
+    return model if inner is None else _plain(inner)
 
 
 def _store(model: nn.Module) -> Store:
@@ -238,7 +249,7 @@ def _known(engine: Engine, name: str) -> str:
 
 
 def _refuse_routed(engine: Engine, name: str) -> None:
-    if any(name in stack for stack in engine.route or ()):
+    if any(name in stack for stack in engine.routed_stacks()):
         raise RouteError(f"adapter '{name}' is in the route in force", mend="leave the 'with route(...)' first")
 
 

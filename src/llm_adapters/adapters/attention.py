@@ -36,8 +36,8 @@ class PrefixedCache:
         if self._length is not None:
             keys, values = keys[:, :, : self._length], values[:, :, : self._length]
         return (
-            torch.cat([self._prefix.keys.to(keys.dtype), keys], dim=2),
-            torch.cat([self._prefix.values.to(values.dtype), values], dim=2),
+            torch.cat([self._prefix.keys.to(keys), keys], dim=2),
+            torch.cat([self._prefix.values.to(values), values], dim=2),
         )
 
     def get_seq_length(self, *args: Any, **kwargs: Any) -> int:

@@ -127,13 +127,14 @@ class Base:
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Without gradients, dropout and checkpointing."""
-        training = self.sites.decoder.training
+        before = [(module, module.training) for module in self.sites.decoder.modules()]
         self.sites.decoder.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            self.sites.decoder.train(training)
+            for module, training in before:
+                module.training = training
 
     def embeddings(self, ids: Tensor) -> Tensor:
         """The input embeddings (P, D) of ``ids`` (P,), as the first layer receives them from the embedding."""

@@ -20,8 +20,9 @@ from llm_adapters.adapters.forms import VirtualTokens
 from llm_adapters.adapters.forms.key_values import KeyValue
 from llm_adapters.adapters.insertion import SiteHook
 from llm_adapters.adapters.prefixes import StackPrefix, join_rows, stack_prefix
-from llm_adapters.adapters.routing import Pass, Rows, Stack, resolve
-from llm_adapters.errors import MethodError
+from llm_adapters.adapters.routing import Pass, Route, Rows, Stack, resolve
+from llm_adapters.errors import MethodError, UserError
+from llm_adapters.model.exceptions import family
 
 
 class Engine:
@@ -31,7 +32,7 @@ class Engine:
         base: the frozen base.
         adapters: the attached adapters by name, in the order of attaching.
         enabled: names that act when no route is given.
-        route: the route in force, one stack a row, or None.
+        route: the route in force, or None.
         current: what the hooks need to know about the forward pass under way; None outside of one.
     """
 
@@ -40,7 +41,7 @@ class Engine:
         self.adapters: dict[str, Adapter] = {}
         self.enabled: dict[str, None] = {}
         self.merged: dict[str, list[tuple[Any, Tensor]]] = {}
-        self.route: list[Stack] | None = None
+        self.route: Route | None = None
         self.current: Pass | None = None
         self._handles: list[Any] = []
         self._prefixes: WeakKeyDictionary[Any, dict[Stack, StackPrefix]] = WeakKeyDictionary()
@@ -89,7 +90,8 @@ class Engine:
             self._handles += hook.install()
         if any(adapter.virtual_tokens for adapter in self.adapters.values()):
             self._refuse_lost_tokens()
-            self._handles += [self._hook_attention(layer) for layer in self.base.kv_shapes]
+            for layer in self.base.kv_shapes:
+                self._handles.append(self._hook_attention(layer))
 
     def _hook_attention(self, layer: int) -> Any:
         module = self.base.sites.layers[layer]["attn"].input
@@ -115,9 +117,14 @@ class Engine:
         named = {**dict(zip(self._decoder_names, args, strict=False)), **kwargs}
         inputs = named.get("inputs_embeds")
         inputs = named["input_ids"] if inputs is None else inputs
+        if getattr(decoder, "_is_replica", False):
+            raise UserError(
+                "the model runs in torch.nn.DataParallel, whose copies share one adapter state",
+                mend="one process a GPU (torchrun, accelerate launch), or CUDA_VISIBLE_DEVICES=0",
+            )
         self.current = None
-        stacks = [tuple(self.enabled)] if self.route is None else self.route
-        current = resolve(stacks, inputs.shape[0], inputs.device)
+        route = tuple(self.enabled) if self.route is None else self.route
+        current = resolve(route, inputs.shape[0], inputs.device)
         if decoder.training:
             remember_pass_in_checkpoints(self)
         lengths = {stack: self._virtual_tokens(stack) for stack in current.stacks}
@@ -128,13 +135,38 @@ class Engine:
             computed = self._stack_prefixes(current, cache)
             current.prefix, shift = join_rows(current, computed, inputs.device)
             if "position_ids" in self._decoder_names:
-                named["position_ids"] = _positions(named, inputs) + shift
+                named["position_ids"] = self._positions(named, inputs, shift)
             changed = (), named
         self.current = current
         return changed
 
+    def _positions(self, named: dict[str, Any], inputs: Tensor, shift: Tensor) -> Tensor:
+        """Position ids (B, T) behind ``shift`` (B or 1, 1) virtual tokens: as given, or else counted.
+
+        A row with virtual tokens counts its real tokens only, so that padding does not come between; a row without
+        keeps the positions that the base by itself would give it.
+        """
+        given, mask, cache = (named.get(key) for key in ("position_ids", "attention_mask", "past_key_values"))
+        if given is not None:
+            return given + shift
+        tokens = inputs.shape[1]
+        past = 0 if cache is None else int(cache.get_seq_length())
+        columns = torch.arange(past, past + tokens, device=inputs.device)[None]
+        if not isinstance(mask, Tensor) or mask.dim() != 2:
+            return columns + shift
+        real = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens:]
+        if family(self.base.sites.model_type).positions_from_mask:
+            return real + shift
+        return torch.where(shift > 0, real + shift, columns)
+
     def _leave(self, _decoder: nn.Module, _args: Any, _output: Any) -> None:
         self.current = None
+
+    def routed_stacks(self) -> list[Stack]:
+        """The stacks that the route in force names; none without a route."""
+        if self.route is None:
+            return []
+        return self.route if isinstance(self.route, list) else [self.route]
 
     def _virtual_tokens(self, stack: Stack) -> int:
         return sum(self.adapters[name].virtual_tokens for name in stack)
@@ -159,7 +191,7 @@ class Engine:
         Virtual tokens come before everything else, so what later tokens see of them – their keys and values –
         depends on them alone: one pass over P tokens serves every row, document and decoding step.
         """
-        alone = resolve([stack], 1, embeddings.device)
+        alone = resolve(stack, 1, embeddings.device)
         alone.prefix, shift = join_rows(alone, {stack: prefix}, embeddings.device)
         named: dict[str, Any] = {"inputs_embeds": embeddings[None].to(self.base.dtype)}
         if "position_ids" in self._decoder_names:
@@ -179,15 +211,3 @@ class Engine:
     def suspended(self) -> AbstractContextManager[None]:
         """Let no adapter act."""
         return self.during(Pass(1, {}, {(): None}))
-
-
-def _positions(named: dict[str, Any], inputs: Tensor) -> Tensor:
-    """Position ids (B or 1, T): as given, from the padding mask, or counted on from the cache."""
-    given, mask, cache = (named.get(key) for key in ("position_ids", "attention_mask", "past_key_values"))
-    if given is not None:
-        return given
-    tokens = inputs.shape[1]
-    if isinstance(mask, Tensor) and mask.dim() == 2:
-        return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens:]
-    past = 0 if cache is None else int(cache.get_seq_length())
-    return torch.arange(past, past + tokens, device=inputs.device)[None]

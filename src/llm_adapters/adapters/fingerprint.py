@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +11,41 @@ from torch import Tensor
 
 from llm_adapters.adapters.base import Base
 
-_SAMPLES = 48
-_TOLERANCE = 0.02  # half precision and quantisation move single weights by less than this share of their spread
+_PER_TENSOR = 4  # numbers sampled from every parameter
+_SHARED = 0.02  # half precision moves what quantisation leaves alone by less than this share
+_EXACT = 1e-3  # within one dtype only the rounding to four digits is left
 
 
 def fingerprint(base: Base) -> dict[str, Any]:
-    """Architecture, sizes, and a sketch of the weights: a few evenly spaced numbers that survive a change of dtype."""
+    """Architecture, sizes, and sketches of the weights: evenly spaced numbers, four digits each.
+
+    ``sketch`` samples the embedding and the norms, which survive a change of dtype and quantisation; ``linears``
+    samples the matrices, comparable within one dtype only. Both are empty on ``meta``.
+    """
     config = base.model.config.get_text_config(decoder=True)
     name = str(base.model.config.name_or_path or "")
+    own = [(key, p) for key, p in base.model.named_parameters() if not key.startswith("llm_adapters.")]
+    embedding = base.sites.embed.output.weight
+    kept = [p for _, p in own if p.dim() == 1 or p is embedding]
+    matrices = [p for _, p in own if p.dim() > 1 and p is not embedding]
     return {
         "model": Path(name).name if Path(name).exists() else name,  # a path is private to its machine
         "model_type": base.sites.model_type,
         "layers": len(base.sites.layers),
         "width": base.sites.width,
         "vocabulary": int(config.vocab_size),
-        "sketch": _sketch(base.model),
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "sketch": _sketch(kept),
+        "linears": _sketch(matrices),
     }
 
 
-def _sketch(model: Any) -> list[float]:
-    """Evenly spaced numbers of the embedding and the norms, which quantisation leaves alone; none on ``meta``."""
-    chosen = [p for key, p in model.named_parameters() if p.dim() == 1 and not key.startswith("llm_adapters.")]
-    tensors: list[Tensor] = [model.get_input_embeddings().weight, *chosen[:: max(1, len(chosen) // 8)]]
+def _sketch(tensors: Sequence[Tensor]) -> list[float]:
     if any(tensor.is_meta or not tensor.is_floating_point() for tensor in tensors):
         return []
     with torch.no_grad():
-        picked = [t.flatten()[:: max(1, t.numel() // _SAMPLES)][:_SAMPLES].float().cpu() for t in tensors]
-    return [float(f"{value:.4g}") for value in torch.cat(picked).tolist()]
+        picked = [t.flatten()[:: max(1, t.numel() // _PER_TENSOR)][:_PER_TENSOR].float().cpu() for t in tensors]
+    return [float(f"{value:.4g}") for value in torch.cat(picked).tolist()] if picked else []
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -48,15 +55,22 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[lis
         for key in ("model_type", "layers", "width", "vocabulary")
         if key in theirs and theirs[key] != ours[key]
     ]
-    a, b = ours.get("sketch", []), theirs.get("sketch", [])
-    weights = []
-    if not structure and a and b:
-        spread = max(map(abs, b)) or 1.0
-        off = [abs(x - y) for x, y in zip(a, b, strict=False)]
-        far = sum(difference > _TOLERANCE * max(abs(y), 0.05 * spread) for difference, y in zip(off, b, strict=False))
-        if len(a) != len(b) or far > math.ceil(len(b) / 50):
-            weights = [
-                f"weights: {far} of {len(b)} sampled numbers differ "
-                f"(trained on '{theirs.get('model') or 'an unnamed model'}', this is '{ours['model'] or 'unnamed'}')"
-            ]
-    return structure, weights
+    if structure:
+        return structure, []
+    same_dtype = ours["dtype"] == theirs.get("dtype")
+    far = _far(ours["sketch"], theirs.get("sketch", []), _EXACT if same_dtype else _SHARED)
+    if same_dtype:
+        far += _far(ours["linears"], theirs.get("linears", []), _EXACT)
+    if not far:
+        return [], []
+    named = f"trained on '{theirs.get('model') or 'an unnamed model'}', this is '{ours['model'] or 'unnamed'}'"
+    return [], [f"weights: {far} of the sampled numbers differ ({named})"]
+
+
+def _far(ours: Sequence[float], theirs: Sequence[float], tolerance: float) -> int:
+    """How many pairs differ by more than ``tolerance`` of their size; 0 where either side has no sketch."""
+    if not ours or not theirs:
+        return 0
+    floor = 0.05 * max(map(abs, theirs))
+    pairs = zip(ours, theirs, strict=False)
+    return abs(len(ours) - len(theirs)) + sum(abs(a - b) > tolerance * max(abs(b), floor) for a, b in pairs)

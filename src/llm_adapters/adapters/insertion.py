@@ -85,6 +85,7 @@ class SiteHook:
 
 def _add_rows(form: Form, y: Tensor, x: Tensor | None, rows: slice | Tensor, batch: int, *, owned: bool) -> Tensor:
     """``y`` with the form's update on some rows; ``owned`` says that ``y`` may be overwritten."""
+    rows = rows if isinstance(rows, slice) else rows.to(y.device)
     # Some layers flatten (B, T, D) to (B·T, D) before their feed-forward; rows are found again by their number.
     by_row = y.view(batch, -1, y.shape[-1]) if y.shape[0] != batch else y
     if x is None:

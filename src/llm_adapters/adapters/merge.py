@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -29,15 +27,31 @@ def merge(model: nn.Module, name: str) -> None:
         raise AdapterError(f"adapter '{name}' is merged already", mend=f"unmerge(model, '{name}')")
     if name not in engine.enabled:
         raise AdapterError(f"adapter '{name}' is disabled", mend=f"enable(model, '{name}') first")
+    for stack in engine.routed_stacks():
+        if name not in stack:
+            raise AdapterError(
+                f"the route in force sends rows round '{name}', which a merged adapter does not allow",
+                mend="merge outside of `with route(...)`",
+            )
     updates: list[tuple[Placed, Tensor]] = [(placed, _delta(adapter, placed)) for placed in _mergeable(adapter)]
-    kept: list[tuple[Any, Tensor]] = []
-    with torch.no_grad():
-        for placed, delta in updates:
-            module: Any = placed.site.output
-            kept.append((module, module.weight.detach().to("cpu", copy=True)))
-            aligned = delta.t() if type(module).__name__ == "Conv1D" else delta
-            module.weight.add_(aligned.to(module.weight.dtype))
-    engine.merged[name] = kept
+    # The original weights are safe before the first is changed: whatever fails after that can be undone.
+    engine.merged[name] = [(placed.site.output, _weight(placed).detach().to("cpu", copy=True)) for placed, _ in updates]
+    try:
+        with torch.no_grad():
+            for placed, delta in updates:
+                weight = _weight(placed)
+                aligned = delta.t() if type(placed.site.output).__name__ == "Conv1D" else delta
+                # Summed in the adapter's precision and rounded once.
+                weight.copy_((weight.to(delta.dtype) + aligned).to(weight.dtype))
+    except BaseException:
+        unmerge(model, name)
+        raise
+
+
+def _weight(placed: Placed) -> Tensor:
+    weight = placed.site.output.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def unmerge(model: nn.Module, name: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import BeforeValidator, Field
 from torch import nn
 
@@ -21,7 +22,7 @@ from llm_adapters.model.selection import check_layers, check_site_names, select
 from llm_adapters.model.sites import Site
 
 Insertion = Literal["parallel", "series", "series-in"]
-Size = Annotated[int, Field(gt=0)]
+Size = Annotated[int, Field(gt=0, strict=True)]  # strict: True and "8" are no sizes
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -135,12 +136,21 @@ class SiteMethod(Method):
         return SiteForms([Placed(site, self.insertion, self._built(site)) for site in self.chosen(base)])
 
     def _built(self, site: Site) -> Form:
-        weight = next(site.output.parameters(), None)
         form = self.form(site)
-        return form if weight is None else form.to(weight.device)
+        device = device_of(site.output)
+        return form if device is None else form.to(device)
 
     def count(self, base: Base) -> int:
         return sum(self.size(site) for site in self.chosen(base))
+
+
+def device_of(module: nn.Module) -> torch.device | None:
+    """Where ``module`` computes: the device of its weights, or the one that offloading brings them to."""
+    weight = next(module.parameters(), None)
+    offloaded = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    if weight is not None and weight.is_meta and offloaded is not None:
+        return torch.device(offloaded)
+    return None if weight is None else weight.device
 
 
 @cache

@@ -12,6 +12,8 @@ from llm_adapters.errors import RouteError, nearest
 
 RowRoute = str | Sequence[str] | None
 Stack = tuple[str, ...]
+Route = Stack | list[Stack]
+"""One stack for all rows, or one a row."""
 Rows = slice | Tensor | None
 """Rows of a batch: a slice where they are contiguous, indices where not, None for all of them."""
 
@@ -49,8 +51,8 @@ class Pass:
     masks: list[tuple[Tensor | None, LayerPrefix, int, Tensor | None]] = field(default_factory=list)
 
 
-def read_route(route: RowRoute | Sequence[RowRoute], known: Sequence[str]) -> list[Stack]:
-    """A route as one stack of adapters a row; a single stack stands for every row.
+def read_route(route: RowRoute | Sequence[RowRoute], known: Sequence[str], expand: int = 1) -> Route:
+    """A route as one stack of adapters for all rows, or as one a row, each ``expand`` times.
 
     Raises:
         RouteError: an adapter is not attached, or the route is empty.
@@ -67,7 +69,9 @@ def read_route(route: RowRoute | Sequence[RowRoute], known: Sequence[str]) -> li
                 allowed=[*known, "None"],
                 mend=f"route '{close}'" if close else "attach it first",
             )
-    return stacks
+    if route is None or isinstance(route, str):
+        return stacks[0]
+    return [stack for stack in stacks for _ in range(expand)]
 
 
 def _stack(row: RowRoute) -> Stack:
@@ -81,21 +85,20 @@ def _stack(row: RowRoute) -> Stack:
     return tuple(row)
 
 
-def resolve(stacks: Sequence[Stack], batch: int, device: torch.device) -> Pass:
-    """Spread a route over ``batch`` rows.
+def resolve(route: Route, batch: int, device: torch.device) -> Pass:
+    """Spread a route over ``batch`` rows: one stack for all of them, or a list with one each.
 
-    A route of one entry holds for all rows; one of n entries for n rows, or for k·n rows when each row was
-    expanded into k neighbours (beams, several samples a prompt).
+    Raises:
+        RouteError: the list has another length.
     """
-    if batch % len(stacks):
+    if isinstance(route, list) and len(route) != batch:
         raise RouteError(
-            f"the route has {len(stacks)} rows, the batch {batch}",
-            mend="name one adapter (or None) a row; with beams, one a prompt",
+            f"the route has {len(route)} rows, the batch {batch}",
+            mend="name one adapter (or None) a row; with k beams or samples a prompt: route(model, rows, expand=k)",
         )
-    repeat = batch // len(stacks)
     members: dict[Stack, list[int]] = {}
-    for i, stack in enumerate(stacks):
-        members.setdefault(stack, []).extend(range(i * repeat, (i + 1) * repeat))
+    for i in range(batch):
+        members.setdefault(route[i] if isinstance(route, list) else route, []).append(i)
     by_name: dict[str, list[int]] = {}
     for stack, indices in members.items():
         for name in stack:

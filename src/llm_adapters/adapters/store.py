@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
@@ -24,15 +25,15 @@ FORMAT = 1
 _RECORD, _TENSORS = "adapter.json", "adapter.safetensors"
 
 
-def save(adapter: Adapter, folder: Path, *, overwrite: bool = False) -> Path:
-    """Write an adapter into ``folder``, all or nothing.
+def save(adapter: Adapter, folder: Path, *, overwrite: bool = False, fold: bool = True) -> Path:
+    """Write an adapter into ``folder``, all or nothing; with ``fold``, without what only training needs.
 
     Raises:
         OutputError: the folder holds something already and ``overwrite`` is not set.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
         raise OutputError(f"'{folder}' exists", mend="another folder, or overwrite=True (--force)")
-    folded = adapter.folded()
+    folded = adapter.folded() if fold else adapter
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in folded.state_dict().items()}
     data = tensors_to_bytes(state, metadata={"format": "pt"})
     record = {
@@ -41,18 +42,24 @@ def save(adapter: Adapter, folder: Path, *, overwrite: bool = False) -> Path:
         "methods": [method.recipe() for method in folded.methods],
         "parameters": folded.count(),
         "base": fingerprint(adapter.base),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "tensors_sha256": hashlib.sha256(data).hexdigest(),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        fresh = Path(temporary) / folder.name
-        fresh.mkdir()
-        _write(fresh / _TENSORS, data)
-        _write(fresh / _RECORD, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
-        if folder.exists():
-            _replace(folder, fresh, Path(temporary) / "old")
-        else:
-            os.replace(fresh, folder)
+    record["sha256"] = _digest(record)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            fresh = Path(temporary) / folder.name
+            fresh.mkdir()
+            write_synced(fresh / _TENSORS, data)
+            write_synced(fresh / _RECORD, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+            if folder.exists():
+                _replace(folder, fresh, Path(temporary) / "old")
+            else:
+                os.replace(fresh, folder)
+    except OSError as failure:
+        raise OutputError(
+            f"'{folder}' cannot be written: {failure.strerror or failure}", mend="another folder, or free some space"
+        ) from failure
     return folder
 
 
@@ -68,7 +75,8 @@ def _replace(folder: Path, fresh: Path, aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and wait until it is on disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -93,9 +101,10 @@ def load(folder: Path, name: str, base: Base, *, allow_other_base: bool = False)
             f"the adapter in '{folder}' was trained on other weights of this architecture:\n  {weights[0]}",
             mend="load that base, or allow_other_base=True (--allow-other-base) if the change is meant",
         )
-    data = _verified(folder / _TENSORS, record["sha256"])
+    data = _verified(folder / _TENSORS, record["tensors_sha256"])
     methods = [parse_method(recipe) for recipe in record["methods"]]
-    adapter = Adapter.build(name, [_without_text(method) for method in methods], base)
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten: it shall not move the user's seed
+        adapter = Adapter.build(name, [_without_text(method) for method in methods], base)
     try:
         state = tensors_from_bytes(data)
         first = next(iter(state.values()))
@@ -128,7 +137,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as failure:
         raise AdapterError(f"'{path}' is damaged: {failure}", mend="restore it or save the adapter again") from failure
-    missing = {"format", "methods", "base", "sha256"} - set(record if isinstance(record, dict) else ())
+    missing = {"format", "methods", "base", "tensors_sha256", "sha256"} - set(
+        record if isinstance(record, dict) else ()
+    )
     if missing:
         raise AdapterError(f"'{path}' lacks {', '.join(sorted(missing))}", mend="save the adapter again")
     if record["format"] != FORMAT:
@@ -140,7 +151,18 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise AdapterError(f"'{path}': 'methods' is no list of recipes", mend="save the adapter again")
     if not isinstance(record["base"], dict):
         raise AdapterError(f"'{path}': 'base' is no description of a model", mend="save the adapter again")
+    if record["sha256"] != _digest(record):
+        raise AdapterError(
+            f"'{path}' was changed by hand: its SHA-256 is not the one that it states",
+            mend="restore it; another recipe is another adapter, to be trained and saved",
+        )
     return record
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """SHA-256 of all that the record says, and so of the tensors' digest too, without its own."""
+    said = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _verified(path: Path, sha256: str) -> bytes:

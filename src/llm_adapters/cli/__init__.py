@@ -31,9 +31,12 @@ def main() -> None:
     except UserError as mistake:
         typer.echo(f"error: {mistake}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as failure:  # a full disk, a folder that cannot be written
+        typer.echo(f"error: {failure.filename or 'a file'}: {failure.strerror or failure}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)

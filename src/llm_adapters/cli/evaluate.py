@@ -46,7 +46,8 @@ def command(
         wanted |= dict.fromkeys(expand([name]) if name in (*GROUPS, *tasks()) else [name])
     protocols = ("standard", "paper") if protocol == "both" else (protocol,)
     suites = [Suite.of(name, size, seed, wording, each) for name in wanted for each in protocols]
-    scores = evaluate_targets(chosen, suites, settings, out, Progress(), force=force)
+    with Progress() as progress:
+        scores = evaluate_targets(chosen, suites, settings, out, progress, force=force)
     _table(scores)
     typer.echo(f"\nrows: {out / 'eval'}")
 

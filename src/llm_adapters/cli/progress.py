@@ -21,6 +21,13 @@ class Progress:
         self.what, self.total, self.done, self.note = "", 0, 0, ""
         self.started = self.said = time.monotonic()
 
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        if self.bar is not None:  # something failed half way: give the terminal back
+            self.bar.stop()
+
     def begin(self, what: str, total: int | None) -> None:
         """Something begins that takes ``total`` steps, or an unknown number."""
         self.what, self.total, self.done = what, total or 0, 0

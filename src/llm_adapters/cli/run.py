@@ -23,7 +23,8 @@ def carry_out(config: Path | None, set_: list[str] | None, out: Path | None, *, 
     from llm_adapters.study.run import execute, read_config
 
     settings = read_config(config, set_ or [])
-    folder = execute(settings, out or Path("runs") / settings.name, Progress(), force=force, score=score)
+    with Progress() as progress:
+        folder = execute(settings, out or Path("runs") / settings.name, progress, force=force, score=score)
     report = write_report(folder)
     table = [line for line in report.read_text(encoding="utf-8").split("## Cost")[0].splitlines()[1:] if line]
     typer.echo("\n".join(["", *table, "", f"report: {report}", f"adapter: {folder / 'adapter'}"]))

@@ -54,7 +54,7 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
     Raises:
         ConfigError: an assignment has no ``=``, or leads through a value that has no fields.
     """
-    result = _copy(data)
+    result = _without_other_methods_fields(data, assignments)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         keys = path.strip().split(".")
@@ -73,9 +73,21 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
                     mend=f"--set {'.'.join(keys[:depth])}=… sets it whole",
                 )
             target = inner
-        if keys[-1] == "method" and target.get("method", value) != value:
-            target.clear()
         target[keys[-1]] = value
+    return result
+
+
+def _without_other_methods_fields(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """``data`` less the fields of methods that an assignment replaces by another method."""
+    result: dict[str, Any] = _copy(data)
+    for assignment in assignments:
+        path, _, text = assignment.partition("=")
+        *section, last = path.strip().split(".")
+        target: Any = result
+        for key in section:
+            target = target.get(key) if isinstance(target, dict) else None
+        if last == "method" and isinstance(target, dict) and target.get("method", "lora") != text.strip():
+            target.clear()
     return result
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, ValidationInfo, WrapSerializer
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    WrapSerializer,
+)
 
 from llm_adapters.config.strict import Strict
 from llm_adapters.errors import MethodError
 
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, strict=True)]
 Rate = Annotated[float, Field(gt=0)]
 
 
@@ -23,13 +30,22 @@ class ModelSection(Strict):
 
 
 class DataSection(Strict):
-    """What is trained on, and how an example becomes text."""
+    """What is trained on, and how an example becomes text. ``size`` empty is all of a file, or 1,000 generated."""
 
     train: str = "word-problems"
     size: Count | None = None
     template: str = "plain"
     train_on: Literal["completion", "all"] = "completion"
     max_length: Count = 256
+
+
+def _known_methods(rates: Any, info: ValidationInfo) -> Any:
+    """A learning rate for a method that does not exist would never be used, and never be missed."""
+    known = (info.context or {}).get("methods", ())
+    for name in rates if isinstance(rates, dict) else ():
+        if name not in known:
+            raise MethodError(f"there is no method '{name}'", given=name, allowed=known)
+    return rates
 
 
 class TrainSection(Strict):
@@ -39,11 +55,11 @@ class TrainSection(Strict):
     its own. ``steps`` caps ``epochs``.
     """
 
-    epochs: Annotated[float, Field(gt=0)] = 3
+    epochs: Rate = 3
     steps: Count | None = None
     batch_size: Count = 16
     micro_batch: Count | None = None
-    learning_rate: Rate | dict[str, Rate] | None = None
+    learning_rate: Annotated[Rate | dict[str, Rate] | None, AfterValidator(_known_methods)] = None
     warmup: Annotated[int, Field(ge=0)] = 100
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -79,7 +95,7 @@ class RunConfig(Strict):
     """One run: evaluate the base, train, evaluate again."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     model: ModelSection = ModelSection()
     adapter: Annotated[Any, BeforeValidator(_parse_methods), WrapSerializer(_recipes)] = Field(
         default_factory=lambda: {"method": "lora"}

@@ -151,7 +151,9 @@ class _Decoder:
         """Write one more token in every row; gives the rows that are finished by it."""
         ids = torch.tensor([[row.ids[-1] if row else self.pad_id] for row in self.rows], device=self.device)
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-        routes = [row.route if row else None for row in self.rows]
+        # An empty place computes along: on the route of a row that lives, so that it needs no group of its own.
+        some = next(row.route for row in self.rows if row)
+        routes = [row.route if row else some for row in self.rows]
         finished, going = self._write(self.rows, self._forward(ids, self.mask, self.cache, routes))
         kept = set(going)
         self.rows = [row if i in kept else None for i, row in enumerate(self.rows)]

@@ -11,15 +11,18 @@ class Family:
 
     Attributes:
         mask_true_hides: a boolean attention mask marks hidden keys with True (everywhere else: visible ones).
+        positions_from_mask: without ``position_ids`` the family counts real tokens, not columns.
         no_prefix_with: the config flag under which keys and values cannot be put before the input, or "".
     """
 
     mask_true_hides: bool = False
     no_prefix_with: str = ""
+    positions_from_mask: bool = False
 
 
 FAMILIES: dict[str, Family] = {
     "mpt": Family(mask_true_hides=True),
+    "opt": Family(positions_from_mask=True),
     "falcon": Family(no_prefix_with="alibi"),  # its ALiBi bias is hidden in the attention mask
 }
 

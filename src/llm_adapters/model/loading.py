@@ -150,7 +150,7 @@ def _mistakes_of(where: str | Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, ImportError, RuntimeError, ArithmeticError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(where, Path):
             mend = "a model folder needs config.json, *.safetensors and the tokenizer's files, all complete"

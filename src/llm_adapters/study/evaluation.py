@@ -16,7 +16,7 @@ from llm_adapters.config.schema import EvaluateSection
 from llm_adapters.errors import AdapterError, OutputError
 from llm_adapters.evaluation.runner import Score, Suite, evaluate, write_summary
 from llm_adapters.model import load_model
-from llm_adapters.study.folder import fresh_folder
+from llm_adapters.study.folder import MANIFEST, fresh_folder, write_whole
 from llm_adapters.study.manifest import environment
 from llm_adapters.study.run import Observer
 
@@ -112,7 +112,7 @@ def evaluate_targets(
     write_summary(scores, folder / "eval" / "summary.json")
     observer.end("done")
     manifest: dict[str, Any] = {**record, **environment()}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return scores
 
 

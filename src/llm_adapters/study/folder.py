@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 from llm_adapters.errors import OutputError
 
 MANIFEST = "manifest.json"
-_MARKS = ("config.yaml", "evaluation.json", MANIFEST)
+_FILES = {"config.yaml", "evaluation.json", "metrics.jsonl", "report.md", "report.html", MANIFEST}
+_FOLDERS = {"adapter", "checkpoints", "eval"}
 
 
 def fresh_folder(folder: Path, *, force: bool) -> Path:
@@ -19,17 +21,38 @@ def fresh_folder(folder: Path, *, force: bool) -> Path:
     Raises:
         OutputError: the path is taken.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        is_run = folder.is_dir() and any((folder / mark).is_file() for mark in _MARKS)
-        if not force:
-            raise OutputError(f"'{folder}' exists", mend="--out another/folder, or --force to replace the run in it")
-        if not is_run:
-            raise OutputError(
-                f"'{folder}' is no run's folder, so --force does not remove it", mend="--out another/folder"
-            )
-        shutil.rmtree(folder)
+    taken = folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir())))
+    if taken and not force:
+        raise OutputError(f"'{folder}' exists", mend="--out another/folder, or --force to replace the run in it")
+    if taken:
+        _clear(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as failure:
         raise OutputError(f"'{folder}' cannot be made: {failure.strerror}", mend="--out another/folder") from failure
     return folder
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run has written; anything else that lies there stops it, before anything is removed."""
+    inside = [] if folder.is_symlink() or not folder.is_dir() else list(folder.iterdir())
+    ours = [entry for entry in inside if entry.name in (_FOLDERS if entry.is_dir() else _FILES)]
+    foreign = [entry.name for entry in inside if entry.is_symlink() or entry not in ours]
+    if foreign or not inside:
+        raise OutputError(
+            f"'{folder}' is no run's folder{f' alone (it holds {foreign[0]})' if foreign else ''}, "
+            "so --force does not remove it",
+            mend="--out another/folder",
+        )
+    for entry in inside:
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there completely or not at all."""
+    fresh = path.with_name(f".{path.name}-{os.getpid()}")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)

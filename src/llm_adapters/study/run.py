@@ -14,20 +14,23 @@ import yaml
 
 from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.attach import attach
+from llm_adapters.adapters.base import Base
 from llm_adapters.adapters.fingerprint import fingerprint
-from llm_adapters.adapters.method import parse_method
+from llm_adapters.adapters.method import methods, parse_method
 from llm_adapters.config.files import override, read_yaml
 from llm_adapters.config.schema import RunConfig
 from llm_adapters.data.encoding import Encoded, Template
 from llm_adapters.data.example import Example
-from llm_adapters.data.sources import load_source
+from llm_adapters.data.sources import BUILT_IN, load_source
 from llm_adapters.data.templates import get_template
 from llm_adapters.evaluation.runner import Score, Suite, evaluate, write_summary
-from llm_adapters.model import load_model
-from llm_adapters.study.folder import MANIFEST, fresh_folder
+from llm_adapters.model import empty_model, find_sites, load_model
+from llm_adapters.study.folder import MANIFEST, fresh_folder, write_whole
 from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
 from llm_adapters.train import TrainResult, total_steps, train
 
+GENERATED = 1000
+"""Training examples that a generator makes where the recipe does not say how many."""
 ADAPTER = "tuned"
 """Name of the trained adapter on the run's model, and of its rows in the predictions."""
 
@@ -43,7 +46,9 @@ class Observer(Protocol):
 def read_config(path: Path | None, assignments: Sequence[str] = ()) -> RunConfig:
     """A run's configuration from a file and overrides, with every mistake reported at once."""
     data = override({} if path is None else read_yaml(path), assignments)
-    return RunConfig.parse(data, where=str(path or "configuration"), context={"parse_method": parse_method})
+    return RunConfig.parse(
+        data, where=str(path or "configuration"), context={"parse_method": parse_method, "methods": list(methods())}
+    )
 
 
 def execute(config: RunConfig, folder: Path, observer: Observer, *, force: bool = False, score: bool = True) -> Path:
@@ -58,10 +63,12 @@ def execute(config: RunConfig, folder: Path, observer: Observer, *, force: bool 
     """
     started = time.perf_counter()
     template = get_template(config.data.template)
-    training = load_source(config.data.train, split="train", size=config.data.size, seed=config.seed)
+    size = config.data.size or (GENERATED if config.data.train in BUILT_IN else None)
+    training = load_source(config.data.train, split="train", size=size, seed=config.seed)
     asked = config.evaluate
     suite = Suite.of(asked.data, asked.size, config.seed, config.data.template) if score else None
     rate = learning_rate(config)
+    check_methods(config)
     fresh_folder(folder, force=force)
     record = config.model_dump(mode="json")
     (folder / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -89,8 +96,20 @@ def execute(config: RunConfig, folder: Path, observer: Observer, *, force: bool 
         "peak_memory_bytes": peak_memory_bytes(),
         **environment(),
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return folder
+
+
+def check_methods(config: RunConfig) -> None:
+    """Refuse methods that do not fit the model, from its configuration alone: before weights are loaded.
+
+    Raises:
+        SiteError, MethodError, ModelError: as attaching would.
+    """
+    model = empty_model(config.model.source, trust_remote_code=config.model.trust_remote_code)
+    base = Base(model, find_sites(model))
+    for method in config.adapter:
+        method.count(base)
 
 
 def learning_rate(config: RunConfig) -> float:

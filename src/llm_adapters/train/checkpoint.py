@@ -1,4 +1,4 @@
-"""Checkpoints: adapter, optimiser, random state and position as tensors and JSON; nothing is pickled."""
+"""Checkpoints: the adapter as it is trained, its optimiser, random state and position; nothing is pickled."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 from torch.optim import Optimizer
 
 from llm_adapters.adapters.adapter import Adapter
+from llm_adapters.adapters.store import save, write_synced
 
 
 def save_checkpoint(folder: Path, adapter: Adapter, optimizer: Optimizer, position: dict[str, Any]) -> Path:
     """Write ``folder/step-N``, whole or not at all.
 
+    It holds an adapter folder's files, so that it can be attached, with reparametrizations not folded away.
+
     Args:
         folder: the ``checkpoints`` folder of a run.
-        adapter: what is trained; unlike :meth:`Adapter.save` this keeps reparametrizations unfolded.
+        adapter: what is trained.
         optimizer: its moments are written under the adapter's parameter names.
         position: where training stands; ``step`` names the folder.
     """
     final = folder / f"step-{position['step']}"
     fresh = folder / f".{final.name}-{os.getpid()}"
-    fresh.mkdir(parents=True)
-    save_file(
-        {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()},
-        fresh / "adapter.safetensors",
-    )
-    save_file(_moments(adapter, optimizer), fresh / "optimizer.safetensors")
-    save_file({"torch": torch.get_rng_state()}, fresh / "random.safetensors")
-    (fresh / "position.json").write_text(json.dumps(position, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(fresh, ignore_errors=True)
+    save(adapter, fresh, fold=False)
+    write_synced(fresh / "optimizer.safetensors", tensors_to_bytes(_moments(adapter, optimizer)))
+    write_synced(fresh / "random.safetensors", tensors_to_bytes({"torch": torch.get_rng_state()}))
+    write_synced(fresh / "position.json", (json.dumps(position, indent=2) + "\n").encode())
     if final.exists():
         shutil.rmtree(final)
     os.replace(fresh, final)

@@ -17,7 +17,7 @@ from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.collate import collate, length_sorted_batches
 from llm_adapters.data.encoding import Encoded
-from llm_adapters.errors import DataError
+from llm_adapters.errors import DataError, TrainingError, UserError
 from llm_adapters.train.checkpoint import save_checkpoint
 from llm_adapters.train.loss import labelled_tokens, summed_loss
 from llm_adapters.train.schedule import scheduler
@@ -83,25 +83,28 @@ def train(
     model.train()
     losses: list[float] = []
     tokens, started = 0, time.perf_counter()
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
-        for step, batch in enumerate(_batches(kept, settings, seed, steps), start=1):
-            rate = training.learning_rate
-            loss, norm = training.step(batch)
-            losses.append(loss)
-            tokens += sum(len(example.input_ids) for example in batch)
-            seconds = time.perf_counter() - started
-            metrics: Metrics = {
-                "step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate, "tokens": tokens,
-                "seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds, 1),
-            }  # fmt: skip
-            log.write(json.dumps(metrics) + "\n")
-            log.flush()
-            if on_step is not None:
-                on_step(metrics)
-            if settings.checkpoint_every and step % settings.checkpoint_every == 0:
-                position = {"step": step, "tokens": tokens}
-                save_checkpoint(folder / "checkpoints", adapter, training.optimizer, position)
-    model.train(was_training)
+    try:
+        with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
+            for step, batch in enumerate(_batches(kept, settings, seed, steps), start=1):
+                rate = training.learning_rate
+                loss, norm = training.step(batch)
+                losses.append(loss)
+                tokens += sum(len(example.input_ids) for example in batch)
+                seconds = time.perf_counter() - started
+                metrics: Metrics = {
+                    "step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate, "tokens": tokens,
+                    "seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds, 1),
+                }  # fmt: skip
+                log.write(json.dumps(metrics) + "\n")
+                log.flush()
+                if on_step is not None:
+                    on_step(metrics)
+                if settings.checkpoint_every and step % settings.checkpoint_every == 0:
+                    position = {"step": step, "tokens": tokens}
+                    save_checkpoint(folder / "checkpoints", adapter, training.optimizer, position)
+    finally:
+        training.close()
+        model.train(was_training)
     tenth = max(1, len(losses) // 10)
     mean = [sum(part) / tenth for part in (losses[:tenth], losses[-tenth:])]
     return TrainResult(len(losses), tokens, time.perf_counter() - started, mean[0], mean[1])
@@ -137,7 +140,13 @@ class _Training:
         steps: int,
         pad_id: int,
     ) -> None:
-        self.accelerator = Accelerator()
+        # The recipe alone decides: a mixed precision set in the environment would change the base's forward for good.
+        self.accelerator = Accelerator(mixed_precision="no")
+        if self.accelerator.num_processes > 1:
+            raise UserError(
+                f"training in {self.accelerator.num_processes} processes is not possible yet",
+                mend="start one process",
+            )
         self.parameters = [p for p in adapter.parameters() if p.requires_grad]
         self.settings, self.pad_id = settings, pad_id
         optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=settings.weight_decay)
@@ -145,6 +154,11 @@ class _Training:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if settings.gradient_checkpointing:
             self.accelerator.unwrap_model(self.model).gradient_checkpointing_enable({"use_reentrant": False})
+
+    def close(self) -> None:
+        """Leave the model as it was found."""
+        if self.settings.gradient_checkpointing:
+            self.accelerator.unwrap_model(self.model).gradient_checkpointing_disable()
 
     @property
     def learning_rate(self) -> float:
@@ -163,6 +177,11 @@ class _Training:
             loss = summed_loss(self.model, on_device) / total
             self.accelerator.backward(loss)
             mean += float(loss.detach())
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"the loss is {mean} at learning rate {self.learning_rate:g}; nothing was changed by this step",
+                mend="a lower learning rate (train.learning_rate), max_grad_norm, or float32",
+            )
         limit = math.inf if self.settings.max_grad_norm is None else self.settings.max_grad_norm
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, limit))
         self.optimizer.step()

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,9 +42,3 @@ def _plain_forward(model: Any) -> Callable[..., Any]:
     """``forward`` of the model itself, behind a distributed or compiled wrapper."""
     inner = getattr(model, "module", getattr(model, "_orig_mod", model))
     return inner.forward
-
-
-def mean_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> float:
-    """Mean cross-entropy of a batch, without gradients."""
-    with torch.no_grad():
-        return float(summed_loss(model, batch)) / max(1, labelled_tokens(batch["labels"]))

@@ -38,7 +38,7 @@ class Prompt(Method):
             virtual.fill(base.embeddings(base.text_ids(self.init_text, self.tokens)))
         else:
             drawn = base.embeddings(base.random_ids(self.tokens))
-            scaled = torch.randn_like(drawn) * drawn.std()
+            scaled = torch.randn(drawn.shape).to(drawn) * drawn.std()
             virtual.fill(drawn if self.init == "vocabulary" else scaled)
         return virtual
 
