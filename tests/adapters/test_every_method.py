@@ -393,7 +393,7 @@ def test_routed_generation_is_each_adapter_alone(family: str, name: str) -> None
     rows = ["a", None, "b"]
     put_on(model, name, "a"), put_on(model, other_than(name), "b")
     for beams in (1, 2):
-        with route(model, rows):
+        with route(model, rows, expand=beams):
             together = model.generate(ids, attention_mask=mask, num_beams=beams, **options)
         for i, key in enumerate(rows):
             with route(model, key):

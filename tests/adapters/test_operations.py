@@ -421,7 +421,9 @@ def test_other_bases_are_refused(saved: Path) -> None:
     both = tiny_model("gpt2", hidden_size=64)
     refused(saved, r"(?s)model_type: .*width: ", both, allow_other_base=True)
     other = tiny_model("llama", seed=1)
-    refused(saved, r"(?s)other weights of this architecture:\n  weights: \d+ of \d+ .*allow_other_base=True", other)
+    refused(
+        saved, r"(?s)other weights of this architecture:\n  weights: \d+ of the sampled.*allow_other_base=True", other
+    )
     adapter = attach(other, saved, "b", allow_other_base=True)
     assert torch.equal(
         adapter.state_dict()["lora.0.attn_q.A"], load_file(saved / "adapter.safetensors")["lora.0.attn_q.A"]
@@ -433,8 +435,60 @@ def test_the_same_base_in_another_dtype_or_with_adapters_is_the_same(saved: Path
         assert attach(tiny_model("llama").to(dtype), saved, "b").count() > 0
     model = tiny_model("llama")
     put_on(model, small("lora"), "other")
-    merge(model, "other")
     assert attach(model, saved, "b").count() > 0
+
+
+def test_a_base_with_something_merged_into_it_is_another_base(saved: Path) -> None:
+    model = tiny_model("llama")
+    put_on(model, small("lora"), "other")
+    merge(model, "other")
+    with pytest.raises(AdapterError, match="other weights"):
+        attach(model, saved, "b")
+    unmerge(model, "other")
+    assert attach(model, saved, "b").count() > 0
+
+
+def test_a_recipe_changed_by_hand_is_refused(saved: Path) -> None:
+    rewritten(saved, lambda record: record["methods"][0].update(alpha=160.0), signed=False)
+    refused(saved, "changed by hand")
+
+
+def test_merged_adapters_leave_in_any_order_and_can_stay_in_the_weights() -> None:
+    model, ids = tiny_model("llama"), token_ids(2, 5)
+    before = logits(model, ids)
+    for name in ("a", "b", "c"):
+        put_on(model, small("lora"), name)
+    merged = logits(model, ids)
+    merge(model, "b"), merge(model, "a"), merge(model, "c")
+    detach(model)
+    assert torch.equal(logits(model, ids), before)
+    put_on(model, small("lora"), "a"), put_on(model, small("lora"), "b"), put_on(model, small("lora"), "c")
+    for name in ("a", "b", "c"):
+        merge(model, name)
+    detach(model, keep_merged=True)
+    assert not any(key.startswith("llm_adapters") for key in model.state_dict())
+    assert gap(logits(model, ids), merged) < 1e-5
+
+
+def test_a_copied_adapter_shares_its_base() -> None:
+    model = tiny_model("llama")
+    adapter = put_on(model, small("lora"), "a")
+    twin = copy.deepcopy(adapter)
+    assert twin.base.model is model
+    assert next(twin.placed()).site is next(adapter.placed()).site
+    assert next(twin.parameters()) is not next(adapter.parameters())
+
+
+def test_a_row_without_a_prefix_keeps_the_positions_of_the_base() -> None:
+    model = tiny_model("gpt2")
+    put_on(model, small("prefix"), "a")
+    ids, mask = token_ids(2, 6), torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    with route(model, None):
+        bare = logits(model, ids, attention_mask=mask)
+    with route(model, [None, "a"]):
+        mixed = logits(model, ids, attention_mask=mask)
+    assert gap(mixed[0, 2:], bare[0, 2:]) < 1e-5
+    assert gap(mixed[1], bare[1]) > 1e-3
 
 
 def test_a_base_fine_tuned_in_full_is_another_base(saved: Path) -> None:
@@ -459,11 +513,16 @@ def test_truncated_and_changed_tensors(saved: Path) -> None:
     attach(tiny_model("llama"), saved, "b")
 
 
-def rewritten(saved: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change ``adapter.json``."""
-    record = json.loads((saved / "adapter.json").read_text())
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], Any], *, signed: bool = True) -> None:
+    """Change ``adapter.json``; ``signed`` states the digest of what is then said, as a forger would."""
+    path = folder / "adapter.json"
+    record = json.loads(path.read_text())
+    stated = record["sha256"]
     change(record)
-    (saved / "adapter.json").write_text(json.dumps(record))
+    if signed and record.get("sha256") == stated:
+        said = {key: value for key, value in record.items() if key != "sha256"}
+        record["sha256"] = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(record))
 
 
 def test_tensors_that_are_not_the_recipe(saved: Path) -> None:
@@ -476,11 +535,11 @@ def test_tensors_that_are_not_the_recipe(saved: Path) -> None:
     for state in ({"other": torch.zeros(2)}, {}):
         save_file(state, saved / "adapter.safetensors")
         digest = hashlib.sha256((saved / "adapter.safetensors").read_bytes()).hexdigest()
-        rewritten(saved, lambda record, digest=digest: record.update(sha256=digest))
+        rewritten(saved, lambda record, digest=digest: record.update(tensors_sha256=digest))
         refused(saved, "does not hold the parameters")
     (saved / "adapter.safetensors").write_bytes(b"\x80\x04not safetensors")
     digest = hashlib.sha256(b"\x80\x04not safetensors").hexdigest()
-    rewritten(saved, lambda record: record.update(sha256=digest))
+    rewritten(saved, lambda record: record.update(tensors_sha256=digest))
     refused(saved, "does not hold the parameters")
 
 
@@ -491,14 +550,15 @@ def test_damaged_descriptions(saved: Path, tmp_path: Path) -> None:
     (saved / "adapter.json").write_bytes(b"\xff\xfe\x00")
     refused(saved, "adapter.json' is damaged")
     (saved / "adapter.json").write_text("[]")
-    refused(saved, "lacks base, format, methods, sha256")
+    refused(saved, "lacks base, format, methods, sha256, tensors_sha256")
     for change, words in (
         (lambda record: record.pop("sha256"), "lacks sha256"),
         (lambda record: record.update(format=2), r"has format 2\n  allowed: 1"),
         (lambda record: record.update(base=None), "'base'"),
         (lambda record: record.update(methods=[]), "'methods'"),
         (lambda record: record.update(methods=["lora"]), "'methods'"),
-        (lambda record: record.update(sha256=5), "truncated or was changed"),
+        (lambda record: record.update(sha256=5), "changed by hand"),
+        (lambda record: record.update(tensors_sha256=5), "truncated or was changed"),
     ):
         (saved / "adapter.json").write_text(good)
         rewritten(saved, change)
@@ -555,7 +615,7 @@ def test_a_save_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OutputError, match="No space"):
         adapter.save(tmp_path / "x", overwrite=True)
     assert listing(tmp_path) == before
 

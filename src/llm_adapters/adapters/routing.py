@@ -54,6 +54,8 @@ class Pass:
 def read_route(route: RowRoute | Sequence[RowRoute], known: Sequence[str], expand: int = 1) -> Route:
     """A route as one stack of adapters for all rows, or as one a row, each ``expand`` times.
 
+    A list of one entry holds for all rows, as a single name does.
+
     Raises:
         RouteError: an adapter is not attached, or the route is empty.
     """
@@ -69,7 +71,7 @@ def read_route(route: RowRoute | Sequence[RowRoute], known: Sequence[str], expan
                 allowed=[*known, "None"],
                 mend=f"route '{close}'" if close else "attach it first",
             )
-    if route is None or isinstance(route, str):
+    if len(stacks) == 1:
         return stacks[0]
     return [stack for stack in stacks for _ in range(expand)]
 
