@@ -6,6 +6,7 @@ Parameters are drawn at random before values are compared, so that no test passe
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def takes_positions(model: nn.Module) -> bool:
-    return "position_ids" in type(model).forward.__code__.co_varnames
+    return "position_ids" in inspect.signature(type(model).forward).parameters
 
 
 def padded(rows: Sequence[Tensor], side: str) -> tuple[Tensor, Tensor]:

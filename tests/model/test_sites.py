@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ UNGATED += ["nanochat"]
 
 def positions(model: nn.Module, mask: Tensor) -> dict[str, Tensor]:
     """Position ids, for families that take them; those with absolute positions need them under padding."""
-    takes = "position_ids" in type(model).forward.__code__.co_varnames
+    takes = "position_ids" in inspect.signature(type(model).forward).parameters
     return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if takes else {}
 
 
