@@ -1,0 +1,73 @@
+"""Evaluating several adapters and their base together on the real bundled model, and going on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import llm_adapters as la
+
+ROWS = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two saved adapters and a small data file."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    model, _ = la.load_model()
+    for name in ("lora", "prefix"):
+        adapter = la.attach(model, la.method(name, **({"tokens": 4} if name == "prefix" else {"rank": 2})), name)
+        with torch.no_grad():
+            for parameter in adapter.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+        adapter.save(folder / name)
+        la.detach(model)
+    rows = [{"instruction": f"What is {i} + 1?", "output": "", "answer": str(i + 1)} for i in range(ROWS)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def _command(out: str, *more: str) -> list[str]:
+    return [
+        sys.executable, "-c", "from llm_adapters.cli import main; main()", "evaluate", "lora", "prefix",
+        "--benchmarks", "sums.jsonl", "--max-new-tokens", "12", "--batch-size", "4", "--out", out, *more,
+    ]  # fmt: skip
+
+
+def _run(folder: Path, out: str, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_command(out, *more), cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_killed_evaluation_goes_on_and_ends_with_the_same_file(folder: Path) -> None:
+    whole = _run(folder, "whole")
+    assert whole.returncode == 0, whole.stderr
+    rows = [json.loads(line) for line in (folder / "whole/eval/sums.jsonl").read_text().splitlines()]
+    assert [row["adapter"] for row in rows] == [None] * ROWS + ["lora"] * ROWS + ["prefix"] * ROWS
+    assert len({row["completion"] for row in rows if row["row"] == 3}) > 1
+
+    written = folder / "cut/eval/sums.jsonl"
+    process = subprocess.Popen(_command("cut"), cwd=folder, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (written.exists() and written.read_text().count("\n") >= 5):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 5 <= written.read_text().count("\n") < 3 * ROWS
+    assert not (folder / "cut/manifest.json").exists()
+    again = _run(folder, "cut")
+    assert again.returncode == 0, again.stderr
+    assert written.read_bytes() == (folder / "whole/eval/sums.jsonl").read_bytes()
+    assert (folder / "cut/manifest.json").exists()
+
+
+def test_another_evaluation_does_not_go_into_the_same_folder(folder: Path) -> None:
+    (folder / "taken/eval").mkdir(parents=True)
+    (folder / "taken/evaluation.json").write_text("{}")
+    done = _run(folder, "taken")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "--force" in done.stderr
