@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from llm_adapters.adapters.adapter import Adapter
+from llm_adapters.adapters.attach import attach
 from llm_adapters.adapters.method import Method, method, methods
+from llm_adapters.errors import ModelError, UserError
+from llm_adapters.model.loading import load_model
 
 VOCABULARY, PAD = 97, 0
 _COMMON: dict[str, Any] = {
@@ -173,6 +179,9 @@ def token_ids(rows: int, tokens: int, *, seed: int = 0) -> Tensor:
     return torch.randint(3, VOCABULARY, (rows, tokens), generator=torch.Generator().manual_seed(seed))
 
 
+IDS = token_ids(3, 6)
+
+
 def logits(model: nn.Module, ids: Tensor | None = None, **inputs: Any) -> Tensor:
     """Logits (B, T, V) without gradients."""
     if ids is not None:
@@ -197,3 +206,39 @@ class Letters:
 
     def __call__(self, text: str, **_options: Any) -> dict[str, list[int]]:
         return {"input_ids": [3 + ord(letter) % (VOCABULARY - 3) for letter in text]}
+
+
+def put_on(model: nn.Module, recipe: Method | list[Method], name: str, seed: int = 1) -> Adapter:
+    """A randomised adapter."""
+    return randomise(attach(model, recipe, name, tokenizer=Letters()), seed=seed)
+
+
+def two(family: str = "llama", first: str = "lora", second: str = "series") -> tuple[nn.Module, Adapter, Adapter]:
+    """A model with the adapters a and b."""
+    model = tiny_model(family)
+    return model, put_on(model, small(first), "a"), put_on(model, small(second), "b", seed=2)
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    """Everything that attaching may change."""
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    flags = {key: p.requires_grad for key, p in model.named_parameters()}
+    return {"hooks": hooks, "flags": flags, "modules": [name for name, _ in model.named_modules()]}
+
+
+def refused(
+    source: str | Path,
+    *words: str,
+    call: Callable[..., Any] = load_model,
+    kind: type[UserError] = ModelError,
+    **options: Any,
+) -> str:
+    """Loading fails in a few lines that hold these words and a way out; the message."""
+    with pytest.raises(kind) as caught:
+        call(source, **options)
+    message = str(caught.value)
+    assert "mend:" in message or "nearest:" in message, message
+    assert len(message.splitlines()) <= 4, message
+    for word in words:
+        assert word in message, (word, message)
+    return message
