@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 import llm_adapters as la
@@ -102,3 +104,18 @@ def test_a_checkpoint_can_be_attached(tmp_path: Path) -> None:
     state, _ = _train(tmp_path, checkpoint_every=6)
     again = la.attach(tiny_model("llama"), tmp_path / "checkpoints" / "step-6", "again")
     assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
+
+
+def test_a_mixed_precision_left_by_something_else_does_not_touch_the_base(tmp_path: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    Accelerator(mixed_precision="bf16")
+    try:
+        model = tiny_model("llama")
+        ids = torch.arange(3, 13)[None]
+        before = model(ids).logits
+        adapter = la.attach(model, la.method("lora"), "a")
+        train(model, adapter, _examples(8), TrainSection(), learning_rate=1e-3, pad_id=0, seed=0, folder=tmp_path)
+        la.detach(model)
+        assert torch.equal(model(ids).logits, before)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)

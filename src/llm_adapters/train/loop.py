@@ -140,8 +140,10 @@ class _Training:
         steps: int,
         pad_id: int,
     ) -> None:
-        # The recipe alone decides: a mixed precision set in the environment would change the base's forward for good.
-        self.accelerator = Accelerator(mixed_precision="no")
+        self.accelerator = Accelerator()
+        # The recipe alone decides: a mixed precision from the environment, or from a Trainer that ran before in this
+        # process, would wrap the base's forward for good.
+        self.accelerator.native_amp, self.accelerator.scaler = False, None
         if self.accelerator.num_processes > 1:
             raise UserError(
                 f"training in {self.accelerator.num_processes} processes is not possible yet",
