@@ -64,10 +64,17 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_file(folder: Path) -
     assert written.read_bytes() == (folder / "whole/eval/sums.jsonl").read_bytes()
     assert (folder / "cut/manifest.json").exists()
 
+    data = (folder / "sums.jsonl").read_text()
+    (folder / "sums.jsonl").write_text(data.replace("What", "Now what"))
+    stale = _run(folder, "cut")
+    (folder / "sums.jsonl").write_text(data)
+    assert stale.returncode == 2
+    assert "differs in suites" in stale.stderr
+
 
 def test_another_evaluation_does_not_go_into_the_same_folder(folder: Path) -> None:
     (folder / "taken/eval").mkdir(parents=True)
     (folder / "taken/evaluation.json").write_text("{}")
     done = _run(folder, "taken")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert "--force" in done.stderr
+    assert "another evaluation" in done.stderr

@@ -99,7 +99,7 @@ def load(folder: Path, name: str, base: Base, *, allow_other_base: bool = False)
     if weights and not allow_other_base:
         raise AdapterError(
             f"the adapter in '{folder}' was trained on other weights of this architecture:\n  {weights[0]}",
-            mend="load that base, or allow_other_base=True (--allow-other-base) if the change is meant",
+            mend="load that base, or allow_other_base=True if the change is meant",
         )
     data = _verified(folder / _TENSORS, record["tensors_sha256"])
     methods = [parse_method(recipe) for recipe in record["methods"]]

@@ -13,11 +13,12 @@ import yaml
 from llm_adapters.adapters.attach import attach
 from llm_adapters.adapters.store import read_record
 from llm_adapters.config.schema import EvaluateSection
-from llm_adapters.errors import AdapterError, OutputError
+from llm_adapters.data.templates import TEMPLATES
+from llm_adapters.errors import AdapterError, DataError, OutputError
 from llm_adapters.evaluation.runner import Score, Suite, evaluate, write_summary
 from llm_adapters.model import load_model
 from llm_adapters.study.folder import MANIFEST, fresh_folder, write_whole
-from llm_adapters.study.manifest import environment
+from llm_adapters.study.manifest import data_digest, environment
 from llm_adapters.study.run import Observer
 
 RECORD = "evaluation.json"
@@ -91,18 +92,28 @@ def evaluate_targets(
     Raises:
         OutputError: the folder holds something else.
     """
+    files = [suite.file for suite in suites]
+    twice = sorted({name for name in files if files.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"two sets would be written to one file: {', '.join(twice)}", mend="rename one of the data files"
+        )
+    names = {id(template): name for name, template in TEMPLATES.items()}
     record = {
-        "targets": [[target.name, target.base, str(target.folder or "")] for target in targets],
-        "suites": [[s.task.name, s.protocol.name, len(s.examples), type(s.template).__name__] for s in suites],
-        "settings": settings.model_dump(exclude={"batch_size"}),
+        "targets": [[t.name, t.base, read_record(t.folder)["sha256"] if t.folder else ""] for t in targets],
+        "suites": [[s.task.name, s.protocol.name, names[id(s.template)], data_digest(s.examples)] for s in suites],
+        "settings": settings.model_dump(exclude={"batch_size", "size", "data"}),
     }
-    _open_folder(folder, record, force=force)
+    known = _recorded(folder, record, force=force)
     observer.begin(f"loading {targets[0].base}", None)
     model, tokenizer = load_model(targets[0].base)
     for target in targets:
         if target.folder is not None and target.name is not None:
             attach(model, target.folder, target.name)
-    observer.end(f"{sum(target.folder is not None for target in targets)} adapters attached")
+    observer.end(f"adapters attached: {sum(target.folder is not None for target in targets)}")
+    if not known:  # only now: a mistake in the targets has left nothing behind
+        fresh_folder(folder, force=force)
+        write_whole(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     rows = len(targets) * sum(len(suite.examples) for suite in suites)
     observer.begin(f"evaluating {rows} rows", None)
     scores = evaluate(
@@ -116,13 +127,26 @@ def evaluate_targets(
     return scores
 
 
-def _open_folder(folder: Path, record: dict[str, Any], *, force: bool) -> None:
+def _recorded(folder: Path, record: dict[str, Any], *, force: bool) -> bool:
+    """Whether ``folder`` holds this very evaluation, to be gone on with.
+
+    Raises:
+        OutputError: it holds something else, and replacing it was not asked for or is not allowed.
+    """
     path = folder / RECORD
-    if path.is_file() and not force:
-        if json.loads(path.read_text(encoding="utf-8")) == record:
-            return
+    if (folder / "config.yaml").exists():
+        raise OutputError(f"'{folder}' holds a training run, which no evaluation replaces", mend="--out another/folder")
+    if not path.is_file():
+        if folder.exists() and any(folder.iterdir()):
+            raise OutputError(f"'{folder}' holds something else", mend="--out another/folder")
+        return False
+    known = json.loads(path.read_text(encoding="utf-8"))
+    if known == record and not force:
+        return True
+    if not force:
+        differ = ", ".join(key for key in record if known.get(key) != record[key])
         raise OutputError(
-            f"'{folder}' holds an evaluation of something else", mend="--out another/folder, or --force to replace it"
+            f"'{folder}' holds another evaluation: it differs in {differ}",
+            mend="--out another/folder, or --force to replace it",
         )
-    fresh_folder(folder, force=force)
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return False
