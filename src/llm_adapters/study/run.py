@@ -21,16 +21,17 @@ from llm_adapters.config.files import override, read_yaml
 from llm_adapters.config.schema import RunConfig
 from llm_adapters.data.encoding import Encoded, Template
 from llm_adapters.data.example import Example
-from llm_adapters.data.sources import BUILT_IN, load_source
+from llm_adapters.data.sources import load_source
 from llm_adapters.data.templates import get_template
-from llm_adapters.evaluation.runner import Score, Suite, evaluate, write_summary
+from llm_adapters.evaluation.leaks import Leaks
+from llm_adapters.evaluation.runner import evaluate
+from llm_adapters.evaluation.score import Score, write_summary
+from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import empty_model, find_sites, load_model
 from llm_adapters.study.folder import MANIFEST, fresh_folder, write_whole
 from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
 from llm_adapters.train import TrainResult, total_steps, train
 
-GENERATED = 1000
-"""Training examples that a generator makes where the recipe does not say how many."""
 ADAPTER = "tuned"
 """Name of the trained adapter on the run's model, and of its rows in the predictions."""
 
@@ -63,8 +64,7 @@ def execute(config: RunConfig, folder: Path, observer: Observer, *, force: bool 
     """
     started = time.perf_counter()
     template = get_template(config.data.template)
-    size = config.data.size or (GENERATED if config.data.train in BUILT_IN else None)
-    training = load_source(config.data.train, split="train", size=size, seed=config.seed)
+    training = load_source(config.data.train, split="train", size=config.data.size, seed=config.seed)
     asked = config.evaluate
     suite = Suite.of(asked.data, asked.size, config.seed, config.data.template) if score else None
     rate = learning_rate(config)
@@ -75,12 +75,13 @@ def execute(config: RunConfig, folder: Path, observer: Observer, *, force: bool 
 
     run = _Run.prepare(config, template, folder, observer)
     encoded = run.encode(training)
-    scores = [run.score(suite, None)] if suite else []
+    leaks = Leaks({ADAPTER: training}, [suite] if suite else [])
+    scores = [run.score(suite, None, leaks)] if suite else []
     result = run.train(encoded, rate)
     run.adapter.save(folder / "adapter")
     if suite:
-        scores.append(run.score(suite, ADAPTER))
-        write_summary(scores, folder / "eval" / "summary.json")
+        scores.append(run.score(suite, ADAPTER, leaks))
+        write_summary(scores, [], folder / "eval" / "summary.json")
     manifest = {
         "config": record,
         "learning_rate": rate,
@@ -160,12 +161,12 @@ class _Run:
         self.observer.end(f"{tokens:,} tokens" + (f"; {cut} examples cut at {data.max_length} tokens" if cut else ""))
         return encoded
 
-    def score(self, suite: Suite, adapter: str | None) -> Score:
-        who = "the base" if adapter is None else "the tuned model"
-        self.observer.begin(f"evaluating {who} on {len(suite.examples)} rows of {suite.task.name}", None)
+    def score(self, suite: Suite, adapter: str | None, leaks: Leaks) -> Score:
+        who, rows = "the base" if adapter is None else "the tuned model", len(suite.examples)
+        self.observer.begin(f"evaluating {who} on {rows} rows of {suite.task.name}", rows)
         [score] = evaluate(
             self.model, self.tokenizer, [suite], [adapter], settings=self.config.evaluate, folder=self.folder / "eval",
-            on_token=self.observer.advance,
+            leaked=leaks, on_row=self.observer.advance,
         )  # fmt: skip
         interval = f"{score.low:.1%} to {score.high:.1%}"
         self.observer.end(f"{score.accuracy:.1%} correct (95 % interval {interval}), {score.unparsed} unparsed")
