@@ -122,8 +122,7 @@ def test_chat_templates_as_in_the_harness(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"do_sample": True}, "wants samples"),
-        ({"temperature": 0.7}, "wants samples"),
+        ({"temperature": -1, "do_sample": True}, "temperature = -1"),
         ({"num_beams": 4}, "'num_beams'"),
         ({"max_gen_toks": ROOM}, "leave 0 of them"),
     ],

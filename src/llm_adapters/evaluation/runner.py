@@ -14,7 +14,7 @@ from llm_adapters.evaluation.rows import Row, RowWriter
 from llm_adapters.evaluation.score import Score, score
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.generate import Completion, Request, beam_search, generate, log_likelihoods
-from llm_adapters.generate.stopping import cut
+from llm_adapters.generate.stopping import cut, stop_ids
 
 Leaked = Callable[[str | None, Suite], set[int] | None]
 """Of an adapter (None: the base) and a set, the rows that its training data give away; None if they are not known."""
@@ -177,10 +177,3 @@ class _Run:
 
     def _routes(self, adapters: Sequence[str | None]) -> list[str | None] | None:
         return list(adapters) if attached(self.model) else None
-
-
-def stop_ids(model: Any, tokenizer: Any) -> set[int]:
-    """The tokens that end a completion: the tokenizer's and the generation config's end of sequence."""
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    return {token for token in (tokenizer.eos_token_id, *listed) if token is not None}

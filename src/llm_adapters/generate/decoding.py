@@ -205,7 +205,8 @@ class _Decoder:
         new: list[_Row] = []
         groups: list[Filled] = []
         while len(new) < min(self.size - self.live, len(self.waiting)):
-            candidates = [self.waiting[i] for i in range(len(new), min(self.size - self.live, len(self.waiting)))]
+            last = min(self.size - self.live, len(self.waiting)) if self.measured else len(new) + 1
+            candidates = [self.waiting[i] for i in range(len(new), last)]
             prompts = [Prompt(row.tokens, row.route) for row in candidates]
             count = self.prefill.group(prompts)
             groups.append(self.prefill(prompts[:count]))

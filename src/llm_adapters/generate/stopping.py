@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 Decode = Callable[[list[int]], str]
 
@@ -22,3 +23,10 @@ def cut(text: str, stop_texts: Sequence[str]) -> str:
     """``text`` up to the first of the texts that end it."""
     ends = [text.find(stop) for stop in stop_texts]
     return text[: min((end for end in ends if end >= 0), default=len(text))]
+
+
+def stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end a completion: the tokenizer's and the generation config's end of sequence."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return {token for token in (tokenizer.eos_token_id, *listed) if token is not None}

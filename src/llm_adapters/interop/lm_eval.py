@@ -22,9 +22,9 @@ from llm_adapters.adapters.attach import attach, attached
 from llm_adapters.adapters.routing import RowRoute, read_route
 from llm_adapters.adapters.store import read_record
 from llm_adapters.errors import MissingExtraError, UserError
-from llm_adapters.evaluation.runner import stop_ids
-from llm_adapters.generate import generate
-from llm_adapters.generate.likelihood import Request, likelihoods
+from llm_adapters.generate import Request, generate
+from llm_adapters.generate.likelihood import likelihoods
+from llm_adapters.generate.stopping import cut, stop_ids
 from llm_adapters.interop.lm_eval_options import Ending, read_batch_size
 from llm_adapters.model import load_model
 from llm_adapters.model.loading import BUNDLED
@@ -193,15 +193,17 @@ class AdaptersLM(TemplateLM):
         windows: list[tuple[int, list[int], list[int]]] = []
         totals: list[float] = []
         for request in requests:
-            cut = get_rolling_token_windows(self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, 1)
-            windows += [(len(totals), *make_disjoint_window(window)) for window in cut]
+            pieces = get_rolling_token_windows(
+                self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, 1
+            )
+            windows += [(len(totals), *make_disjoint_window(window)) for window in pieces]
             totals.append(0.0)
         for (text, _, _), (value, _) in zip(windows, self._loglikelihood_tokens(windows, disable_tqdm), strict=True):
             totals[text] += value
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Greedy completions, each up to the first of its ``until``."""
+        """Completions, each up to the first of its ``until``."""
         groups: dict[Ending, list[int]] = {}
         for i, request in enumerate(requests):
             groups.setdefault(Ending.read(request.args[1]), []).append(i)
@@ -220,12 +222,11 @@ class AdaptersLM(TemplateLM):
         given = [self._end(self.tok_encode(prompt) or [self.prefix_token_id], room) for prompt in prompts]
         for completion in generate(
             self.model, given, max_new_tokens=ending.limit, stop_ids=stop_ids(self.model, self.tokenizer),
-            pad_id=self._pad_id, batch_size=self.batch_size, routes=self._routes(len(given)),
+            stop_texts=ending.until, tokenizer=self.tokenizer, pad_id=self._pad_id, batch_size=self.batch_size,
+            routes=self._routes(len(given)), sampling=ending.sampling,
         ):  # fmt: skip
             text = self.tokenizer.decode(completion.ids, skip_special_tokens=True)
-            for stop in ending.until:
-                text = text.partition(stop)[0]
-            yield completion.prompt, text
+            yield completion.prompt, cut(text, ending.until)
 
     def _end(self, ids: list[int], room: int) -> list[int]:
         """The last ``room`` tokens of what stands before a text.

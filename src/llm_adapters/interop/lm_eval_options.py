@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from llm_adapters.errors import UserError
+from llm_adapters.generate import Sampling
 
 _AUTO = 64  # rows together where the batch size is "auto"
 _LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # one thing, as in the harness
@@ -14,34 +15,37 @@ _SAMPLING = ("do_sample", "temperature", "top_p", "top_k")
 
 
 class Ending(NamedTuple):
-    """When a completion ends: before the first of ``until``, or after ``limit`` tokens."""
+    """When a completion ends: before the first of ``until``, or after ``limit`` tokens; and how tokens are drawn."""
 
     until: tuple[str, ...]
     limit: int
+    sampling: Sampling | None = None
 
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> Ending:
         """From a task's ``generation_kwargs``.
 
         Raises:
-            UserError: the task wants samples, or something else that greedy decoding does not have.
+            UserError: the task wants what this engine does not have.
         """
         until = options.get("until") or ()
         limits = [int(options[name]) for name in _LIMITS if options.get(name) is not None]
         drawn = options.get("do_sample")
-        if drawn or (drawn is None and float(options.get("temperature") or 0) > 0):
-            raise UserError(
-                "the task wants samples, completions are greedy here", mend="--gen_kwargs do_sample=False,temperature=0"
-            )
+        if drawn is None:
+            drawn = float(options.get("temperature") or 0) > 0
         foreign = sorted(options.keys() - {"until", *_LIMITS, *_SAMPLING})
         if foreign:
             raise UserError(
-                f"the task wants '{foreign[0]}', which greedy decoding does not have",
+                f"the task wants '{foreign[0]}', which this engine does not have",
                 allowed=["until", *_LIMITS, *_SAMPLING],
                 mend="leave the task out, or run it with another model of the harness",
             )
         texts = (until,) if isinstance(until, str) else until
-        return cls(tuple(text for text in texts if text), (limits or [_MAX_NEW_TOKENS])[0])
+        sampling = None
+        if drawn:
+            values = {name: options[name] for name in ("temperature", "top_p", "top_k") if options.get(name)}
+            sampling = Sampling(**values)
+        return cls(tuple(text for text in texts if text), (limits or [_MAX_NEW_TOKENS])[0], sampling)
 
 
 def read_batch_size(asked: int | str, most: int | None) -> int:

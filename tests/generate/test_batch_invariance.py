@@ -1,0 +1,64 @@
+"""The bundled model writes the same text in a batch of any size and order as alone, with every kind of adapter."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+import llm_adapters as la
+from llm_adapters.data.sources import load_source
+from llm_adapters.data.templates import get_template
+from llm_adapters.generate import generate
+
+METHODS = ("lora", "series", "parallel", "prefix")
+
+
+@pytest.fixture(scope="module")
+def bundled() -> tuple[Any, Any]:
+    """The model with an adapter of each kind, large enough to change what it writes."""
+    model, tokenizer = la.load_model()
+    torch.manual_seed(0)
+    for name in METHODS:
+        adapter = la.attach(model, la.method(name), name)
+        with torch.no_grad():
+            for parameter in adapter.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+    return model, tokenizer
+
+
+def _texts(bundled: tuple[Any, Any], prompts: list[list[int]], routes: list[str], size: int, limit: int) -> list[Any]:
+    model, tokenizer = bundled
+    done = generate(
+        model, prompts, max_new_tokens=limit, stop_ids={tokenizer.eos_token_id}, pad_id=tokenizer.pad_token_id,
+        batch_size=size, routes=routes,
+    )  # fmt: skip
+    return [c.ids for c in sorted(done, key=lambda c: c.prompt)]
+
+
+def _check(bundled: tuple[Any, Any], prompts: list[list[int]], routes: list[str], limit: int) -> None:
+    alone = _texts(bundled, prompts, routes, 1, limit)
+    assert len({tuple(ids) for ids in alone}) > len(prompts) // 2
+    for size in (7, 32):
+        assert _texts(bundled, prompts, routes, size, limit) == alone, size
+    assert _texts(bundled, prompts[::-1], routes[::-1], 32, limit)[::-1] == alone
+
+
+def _prompts(bundled: tuple[Any, Any], source: str, rows: int) -> list[list[int]]:
+    examples = load_source(source, split="test", size=rows, seed=0)
+    return [get_template("plain").prompt_ids(bundled[1], example) for example in examples]
+
+
+def test_the_text_is_the_same_in_any_batch(bundled: tuple[Any, Any]) -> None:
+    prompts = _prompts(bundled, "word-problems", 4)
+    _check(bundled, prompts * len(METHODS), [name for name in METHODS for _ in prompts], limit=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_the_text_of_64_questions_is_the_same_in_any_batch(bundled: tuple[Any, Any], method: str) -> None:
+    if not os.environ.get("LLM_ADAPTERS_DATA"):
+        pytest.skip("LLM_ADAPTERS_DATA does not name the folder of the benchmarks")
+    _check(bundled, _prompts(bundled, "gsm8k", 64), [method] * 64, limit=16)

@@ -1,0 +1,51 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_adapters.errors import UserError
+from llm_adapters.generate import generate
+from llm_adapters.generate.stopping import cut, ends_in
+from tiny import tiny_model
+
+
+class Letters:
+    """A tokenizer whose tokens are single letters."""
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(chr(97 + token % 26) for token in ids)
+
+
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16, 17, 18], [19, 20]]
+
+
+def test_completions_end_at_their_own_texts() -> None:
+    model, letters = tiny_model("llama"), Letters()
+    whole = {c.prompt: c for c in generate(model, PROMPTS, max_new_tokens=12, stop_ids=())}
+    texts = [letters.decode(whole[i].ids)[4:6] if i % 2 else "nowhere" for i in range(len(PROMPTS))]
+    found = generate(
+        model, PROMPTS, max_new_tokens=[12, 12, 3, 12, 12], stop_ids=(), stop_texts=[[text] for text in texts],
+        tokenizer=letters, batch_size=3,
+    )  # fmt: skip
+    for completion in found:
+        i, text = completion.prompt, letters.decode(completion.ids)
+        full = letters.decode(whole[i].ids)
+        assert completion.stopped == (i % 2 == 1)
+        if completion.stopped:
+            assert text == full[: full.index(texts[i]) + 2]
+            assert cut(text, [texts[i]]) == full[: full.index(texts[i])]
+        else:
+            assert text == full[: 3 if i == 2 else 12]
+
+
+def test_texts_without_a_tokenizer_are_refused() -> None:
+    with pytest.raises(UserError, match="tokenizer"):
+        list(generate(tiny_model("llama"), PROMPTS, max_new_tokens=2, stop_ids=(), stop_texts=["x"]))
+
+
+@given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_a_text_is_found_when_its_last_letter_comes(text: str, stops: list[str]) -> None:
+    ids = [0 if letter == "a" else 1 for letter in text]
+    first = next((n for n in range(1, len(ids) + 1) if ends_in(stops, ids[:n], Letters().decode)), None)
+    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+    assert first == (min(ends) if ends else None)
+    assert cut(text, stops) == text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
