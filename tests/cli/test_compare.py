@@ -61,7 +61,7 @@ def test_a_protocol_is_compared_with_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{0}/nowhere", "{0}/a"], "holds no predictions"),
+        (["{0}/nowhere", "{0}/a"], "does not exist"),
         (["{0}/many", "{0}/a"], "rows of 2 adapters"),
         (["{0}/a", "{0}/many:tow"], "nearest: two"),
         (["{0}/a:base", "{0}/a"], "has no rows of 'base'"),

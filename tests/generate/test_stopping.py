@@ -1,18 +1,24 @@
+from typing import ClassVar
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_adapters.errors import UserError
 from llm_adapters.generate import generate
-from llm_adapters.generate.stopping import cut, ends_in
+from llm_adapters.generate.stopping import StopTexts, cut
 from tiny import tiny_model
 
 
 class Letters:
-    """A tokenizer whose tokens are single letters."""
+    """A tokenizer whose tokens are single letters, but for one special token, 99."""
 
-    def decode(self, ids: list[int]) -> str:
-        return "".join(chr(97 + token % 26) for token in ids)
+    all_special_tokens: ClassVar = ["<ab>"]
+    all_special_ids: ClassVar = [99]
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        assert skip_special_tokens
+        return "".join(chr(97 + token % 26) for token in ids if token != 99)
 
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16, 17, 18], [19, 20]]
@@ -45,7 +51,14 @@ def test_texts_without_a_tokenizer_are_refused() -> None:
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
 def test_a_text_is_found_when_its_last_letter_comes(text: str, stops: list[str]) -> None:
     ids = [0 if letter == "a" else 1 for letter in text]
-    first = next((n for n in range(1, len(ids) + 1) if ends_in(stops, ids[:n], Letters().decode)), None)
+    texts = StopTexts(stops, Letters())
+    first = next((n for n in range(1, len(ids) + 1) if texts.reached(ids[:n])), None)
     ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
     assert first == (min(ends) if ends else None)
     assert cut(text, stops) == text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+
+
+def test_a_special_token_ends_a_completion_and_its_name_hides_no_text() -> None:
+    assert StopTexts(["<ab>"], Letters()).reached([0, 1, 99])
+    assert not StopTexts(["ab"], Letters()).reached([5, 99])
+    assert not StopTexts(["<ab>"], Letters()).reached([99, 0])

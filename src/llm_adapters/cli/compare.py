@@ -15,7 +15,7 @@ NAME = "compare"
 BASE = "base"
 
 Run = Annotated[str, typer.Argument(metavar="RUN[:ADAPTER]", help="A run's folder; RUN:base is its base model.")]
-ProtocolName = Annotated[str, typer.Option("--protocol", help="Whose rows: standard or paper.")]
+ProtocolName = Annotated[str, typer.Option("--protocol", help="Whose rows: standard, paper or likelihood.")]
 
 
 def command(run_a: Run, run_b: Run, protocol: ProtocolName = "standard") -> None:
@@ -40,6 +40,9 @@ def _rows(run: str, protocol: str) -> list[Row]:
     if not folder.is_dir() and ":" in run:
         path, _, adapter = run.rpartition(":")
         folder = Path(path)
+    if not folder.is_dir():
+        beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        raise DataError(f"'{folder}' does not exist", given=folder.name, allowed=[each.name for each in beside])
     files = sorted((folder / "eval").glob("*.jsonl"))
     if not files:
         raise DataError(

@@ -21,7 +21,7 @@ from llm_adapters.generate.memory import MOST_ROWS, is_out_of_memory, rows_that_
 from llm_adapters.generate.prefill import Filled, Prefill, Prompt
 from llm_adapters.generate.sampling import Sampling
 from llm_adapters.generate.slab import SlabLayer
-from llm_adapters.generate.stopping import ends_in
+from llm_adapters.generate.stopping import StopTexts
 
 _REFILL_SHARE = 8  # prompts are taken in when an eighth of the rows is free: small prefills waste the machine
 
@@ -49,7 +49,7 @@ class _Row:
     given: Sequence[int]
     route: RowRoute
     limit: int
-    stop_texts: Sequence[str]
+    stops: StopTexts
     random: random.Random | None
     ids: list[int] = field(default_factory=list)
 
@@ -87,7 +87,7 @@ def generate(
         max_new_tokens: limit of new tokens, for all prompts or for each.
         stop_ids: tokens that end a completion.
         stop_texts: texts that end it, for all prompts or for each.
-        tokenizer: whose ``decode`` shows the text; needed for ``stop_texts`` alone.
+        tokenizer: of the model; needed for ``stop_texts`` alone.
         pad_id: any valid token id; padded positions are masked.
         batch_size: prompts decoded together; None takes as many as fit into memory, 256 at most. When memory runs
             out after all, half as many go on.
@@ -106,15 +106,16 @@ def generate(
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
     common = all(isinstance(text, str) for text in stop_texts)
     texts: Sequence[Any] = [stop_texts] * len(prompts) if common else stop_texts
+    stops = {key: StopTexts(key, tokenizer) for key in set(map(tuple, texts))}
     rows = [
-        _Row(i, prompt, route, limit, stops, sampling.random(i) if sampling else None)
-        for i, (prompt, route, limit, stops) in enumerate(
+        _Row(i, prompt, route, limit, stops[tuple(own)], sampling.random(i) if sampling else None)
+        for i, (prompt, route, limit, own) in enumerate(
             zip(prompts, routes or [None] * len(prompts), limits, texts, strict=True)
         )
     ]
     decoder = _Decoder(
         model, rows, pad_id=pad_id, stop_ids=frozenset(stop_ids), routed=routes is not None,
-        batch_size=batch_size, sampling=sampling, tokenizer=tokenizer,
+        batch_size=batch_size, sampling=sampling,
     )  # fmt: skip
     while decoder.waiting or decoder.live:
         before = decoder.written
@@ -148,10 +149,9 @@ class _Decoder:
         routed: bool,
         batch_size: int | None,
         sampling: Sampling | None,
-        tokenizer: Any,
     ) -> None:
         self.model, self.pad_id, self.stop_ids = model, pad_id, stop_ids
-        self.routed, self.sampling, self.tokenizer = routed, sampling, tokenizer
+        self.routed, self.sampling = routed, sampling
         self.device = model.get_input_embeddings().weight.device
         accepted = inspect.signature(model.forward).parameters
         self.takes_positions = "position_ids" in accepted
@@ -262,7 +262,7 @@ class _Decoder:
             stopped = token in self.stop_ids
             if not stopped:
                 row.ids.append(token)
-                stopped = bool(row.stop_texts) and ends_in(row.stop_texts, row.ids, self.tokenizer.decode)
+                stopped = row.stops.reached(row.ids)
             if stopped or len(row.ids) == row.limit:
                 finished.append(Completion(row.prompt, row.ids, stopped))
                 self.rows[i] = None

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-Decode = Callable[[list[int]], str]
 
 _SPARE = 8  # tokens that may show no character: special ones, or parts of one
 
 
-def ends_in(texts: Sequence[str], ids: list[int], decode: Decode) -> bool:
-    """Whether one of ``texts`` stands in the end of what ``ids`` say; their last token was just added."""
-    if not texts:
-        return False
-    longest = max(map(len, texts))
-    tail = decode(ids[-longest - _SPARE :])  # a token shows a character or more, so this much suffices
-    return any(text in tail for text in texts)
+class StopTexts:
+    """Texts that end a completion; a special token may be one of them, but no text is found inside its name."""
+
+    def __init__(self, texts: Sequence[str], tokenizer: Any) -> None:
+        special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)) if texts else {}
+        self.ids = {special[text] for text in texts if text in special}
+        self.texts = [text for text in texts if text not in special]
+        # A token shows a character or more, so the end of a text that long suffices.
+        self.tail = max(map(len, self.texts), default=0) + _SPARE
+        self.tokenizer = tokenizer
+
+    def reached(self, ids: list[int]) -> bool:
+        """Whether the last of ``ids``, which was just added, completes one of the texts."""
+        if ids[-1] in self.ids:
+            return True
+        if not self.texts:
+            return False
+        end = self.tokenizer.decode(ids[-self.tail :], skip_special_tokens=True)
+        return any(text in end for text in self.texts)
 
 
 def cut(text: str, stop_texts: Sequence[str]) -> str:

@@ -42,13 +42,14 @@ def _accuracy(scores: list[dict[str, Any]]) -> list[str]:
         return ["Trained without evaluation."]
     rows = [
         f"| {score['benchmark']} | {score['adapter'] or 'base'} | {score['accuracy']:.1%} "
-        f"| {score['low']:.1%} – {score['high']:.1%} | {score['correct']} / {score['total']} | {score['unparsed']} |"
+        f"| {score['low']:.1%} – {score['high']:.1%} | {score['correct']} / {score['total']} | {score['unparsed']} "
+        f"| {score['cut']} | {_clean(score)} |"
         for score in scores
     ]
     table = "\n".join(
         [
-            "| set | model | accuracy | 95 % interval (Wilson) | correct | unparsed |",
-            "|---|---|---:|---|---:|---:|",
+            "| set | model | accuracy | 95 % interval (Wilson) | correct | unparsed | cut off | on clean rows |",
+            "|---|---|---:|---|---:|---:|---:|---:|",
             *rows,
         ]
     )
@@ -63,6 +64,13 @@ def _accuracy(scores: list[dict[str, Any]]) -> list[str]:
         "One seed; the intervals cover the choice of test rows, not of the seed."
     )
     return [table, verdict]
+
+
+def _clean(score: dict[str, Any]) -> str:
+    """Accuracy on the rows that the training data do not give away."""
+    if not score["clean_total"]:
+        return "–"
+    return f"{score['clean_correct'] / score['clean_total']:.1%} of {score['clean_total']}"
 
 
 def _training(manifest: dict[str, Any]) -> str:

@@ -1,0 +1,80 @@
+"""The report of an evaluation, from rows whose counts are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_adapters.errors import DataError
+from llm_adapters.evaluation.score import means, score, write_summary
+from llm_adapters.report import write_evaluation_report
+
+SETS, PROTOCOLS, MODELS = ("gsm8k", "svamp"), ("standard", "paper"), (None, "lora")
+MANIFEST = {
+    "targets": [[None, "tiny", ""], ["lora", "tiny", "abc"]],
+    "suites": [["gsm8k", "standard", "plain", ""], ["gsm8k", "paper", "paper-eval", ""]],
+    "settings": {"beams": True, "max_new_tokens": None}, "dtype": "float32",
+    "adapters": {"lora": {
+        "methods": [{"method": "lora"}], "parameters": 1234,
+        "training": {"source": "math", "size": 640, "seed": 0},
+    }},
+    "versions": {"torch": "2"}, "hardware": {"device": "cpu", "threads": 2}, "code": "c" * 64,
+}  # fmt: skip
+
+
+def _rows(benchmark: str, protocol: str, model: str | None, correct: int) -> list[dict[str, Any]]:
+    """100 rows: the first ``correct`` are right, the last 7 unparsed, the last 3 cut; the first 20 leaked."""
+    return [
+        {
+            "adapter": model, "benchmark": benchmark, "protocol": protocol, "row": i, "question": f"SECRET {i}",
+            "gold": "1", "completion": "x", "answer": "1", "tokens": 5, "stopped": i < 97, "leaked": i < 20,
+            "status": "correct" if i < correct else "wrong" if i < 93 else "unparsed",
+        }
+        for i in range(100)
+    ]  # fmt: skip
+
+
+def _folder(path: Path, **changed: Any) -> Path:
+    (path / "eval").mkdir()
+    scores, files = [], []
+    for benchmark in SETS:
+        for protocol in PROTOCOLS:
+            rows = [row for model in MODELS for row in _rows(benchmark, protocol, model, 10 if model is None else 40)]
+            rows = [{**row, **changed} for row in rows]
+            (path / "eval" / f"{benchmark}.{protocol}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+            scores += [score(rows, benchmark, protocol, model) for model in MODELS]
+            files.append(rows)
+    write_summary(scores, means(files), path / "eval" / "summary.json")
+    (path / "manifest.json").write_text(json.dumps(MANIFEST))
+    return path
+
+
+def test_every_figure_stands_in_its_place_and_no_question_does(tmp_path: Path) -> None:
+    text = write_evaluation_report(_folder(tmp_path), beside="LLaMA-7B").read_text()
+    assert "| lora | lora | 1,234 | math, 640 rows, seed 0 |" in text
+    assert text.count("| model | gsm8k (100) | svamp (100) | mean |") == 2
+    assert "| base | 10.0 (5.5–17.4) | 10.0 (5.5–17.4) | 10.0 (" in text
+    assert "| lora | 40.0 (30.9–49.8) | 40.0 (30.9–49.8) | 40.0 (" in text
+    assert "| lora | paper | 7.0 / 3.0 | 7.0 / 3.0 |" in text
+    assert "| lora | standard | 25.0 (16.8–35.5), 80 | 25.0 (16.8–35.5), 80 |" in text
+    assert "| base | lora | +30.0 |" in text
+    assert "gsm8k +30.0, svamp +30.0" in text
+    assert "| lora | 37.5 | 52.1 |" in text
+    assert "4 beams for `paper`" in text
+    assert "SECRET" not in text
+
+
+def test_unknown_training_data_are_said_to_be_unknown(tmp_path: Path) -> None:
+    text = write_evaluation_report(_folder(tmp_path, leaked=None)).read_text()
+    assert "nothing can be said of contamination" in text
+    assert "Published" not in text
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no complete evaluation"):
+        write_evaluation_report(tmp_path)
+    with pytest.raises(DataError, match="GPT-J-6B"):
+        write_evaluation_report(_folder(tmp_path), beside="GPT-5")
