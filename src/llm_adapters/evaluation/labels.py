@@ -15,7 +15,7 @@ Grammar, tried in this order; the first that gives a label, or offers several, e
     number   := the completion is nothing but a number, and no option's text is that number
 
 A label after "not", or one that "is wrong", is passed over. "answer1 or answer2" and "true/false" offer several
-and state none. Labels with a colon repeat the options, unless all of them are the same.
+and state none. Labels with a colon repeat the options, unless all of them are the same; so do "Answer1. … Answer2. …".
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def _unstated(text: str, pattern: re.Pattern[str]) -> str | None:
     claimed = [mention for mention in firm if _RIGHT.match(text, mention.end)]
     if claimed:
         return claimed[-1].value
-    free = [mention for mention in firm if not text.startswith(":", mention.end)]
+    listed = _listed(text, mentions)
+    free = [mention for mention in firm if mention not in listed and not text.startswith(":", mention.end)]
     lead = _LEADING.match(text)
     if free and lead and free[0].start == lead.end() and _STOPPED.match(text, free[0].end):
         return free[0].value
@@ -105,6 +106,13 @@ def _unstated(text: str, pattern: re.Pattern[str]) -> str | None:
     if free:
         return free[-1].value
     return mentions[0].value if len({mention.value for mention in mentions}) == 1 and firm else None
+
+
+def _listed(text: str, mentions: Sequence[_Mention]) -> list[_Mention]:
+    """Labels that repeat the options: with a capital and a full stop, one number after the other."""
+    heads = [each for each in mentions if text[each.start].isupper() and text.startswith(". ", each.end)]
+    values = {each.value for each in heads}
+    return [each for each in heads if values & {chr(ord(each.value[0]) - 1), chr(ord(each.value[0]) + 1)}]
 
 
 def _mentions(text: str, pattern: re.Pattern[str]) -> Iterator[_Mention]:
@@ -116,7 +124,7 @@ def _mentions(text: str, pattern: re.Pattern[str]) -> Iterator[_Mention]:
         joined[i] = joined[i] or (joined[i + 1] and comma is not None)
     for i, match in enumerate(found):
         denied = _DENIED.search(text, max(0, match.start() - 20), match.start()) or _WRONG.match(text, match.end())
-        offered = any(joined[max(0, i - 1) : i + 1])
+        offered = any(joined[max(0, i - 1) : i + 1]) or text.startswith("/", match.end())
         yield _Mention(_value(match), *match.span(), denied=denied is not None, offered=offered)
 
 
