@@ -12,7 +12,7 @@ from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import DataError, TrainingError
 from llm_adapters.train import train
-from llm_adapters.train.loop import total_steps
+from llm_adapters.train import total_steps
 from tiny import tiny_model
 
 
@@ -69,7 +69,7 @@ def test_checkpoints_hold_the_adapter_and_its_moments(tmp_path: Path) -> None:
     moments = load_file(last / "optimizer.safetensors")
     assert {key.rpartition("/")[2] for key in moments} == {"step", "exp_avg", "exp_avg_sq"}
     assert len(moments) == 3 * len(state)
-    assert json.loads((last / "position.json").read_text())["step"] == 6
+    assert json.loads((last / "position.json").read_text())["position"]["step"] == 6
 
 
 def test_steps_count_partial_batches_and_obey_the_cap() -> None:
