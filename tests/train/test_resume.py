@@ -16,12 +16,13 @@ from llm_adapters.errors import AdapterError, OutputError
 from tiny import small, tiny_model
 from tiny_training import checkpoints, metrics, same, tiny_training
 
-LONG: dict[str, Any] = {"epochs": 12, "checkpoint_every": 4, "validate_every": 6, "held_out": 8}
-STEPS, KILLS = 36, 20
+Undisturbed = tuple[Path, dict[str, torch.Tensor]]
+LONG: dict[str, Any] = {"epochs": 24, "checkpoint_every": 4, "validate_every": 6, "held_out": 8}
+STEPS, KILLS = 72, 20
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     folder = tmp_path_factory.mktemp("undisturbed")
     return folder, tiny_training(folder, **LONG)[1]
 
@@ -32,7 +33,7 @@ def _forked(work: Callable[[], object]) -> int:
     if child == 0:
         try:
             work()
-        except BaseException:  # noqa: BLE001 – the child must not go on with the parent's tests
+        except BaseException:  # the child must not go on with the parent's tests
             os._exit(1)
         os._exit(0)
     return child
@@ -83,23 +84,79 @@ def _rows(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_a_training_killed_twenty_times_ends_with_the_same_bits(
-    tmp_path: Path, undisturbed: tuple[Path, dict[str, torch.Tensor]]
-) -> None:
-    rng, kills, within_checkpoints = random.Random(0), 0, 0
-    while kills < KILLS:
-        # Early steps only get done again: aim at where it stands now, plus a little.
-        if kills % 2:
+def test_a_training_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path, undisturbed: Undisturbed) -> None:
+    rng, within_checkpoints = random.Random(0), 0
+    for kill in range(KILLS):
+        folder, at = tmp_path / "checkpoints", _rows(tmp_path) + rng.randrange(3)
+        if kill % 2:
             ended = _killed_at_call(tmp_path, rng.randrange(1, 40))
+        elif kill % 4:
+            ended = _killed_when(tmp_path, lambda folder=folder: any(folder.glob(".step-*")))
         else:
-            at, before = _rows(tmp_path) + rng.randrange(0, 3), kills // 4 % 2
-            ended = _killed_when(
-                tmp_path,
-                (lambda: any((tmp_path / "checkpoints").glob(".step-*-*"))) if before else (lambda: _rows(tmp_path) > at),
-            )
-        assert ended in (-signal.SIGKILL, 0), ended
-        kills += ended == -signal.SIGKILL
-        within_checkpoints += any((tmp_path / "checkpoints").glob(".step-*"))
-        if ended == 0:
-            break
-    print(kills, within_checkpoints)
+            ended = _killed_when(tmp_path, lambda at=at: _rows(tmp_path) > at)
+        assert ended == -signal.SIGKILL
+        within_checkpoints += any(folder.glob(".step-*"))
+    result, adapter = tiny_training(tmp_path, **LONG)
+    assert len(result.resumed) > 5
+    assert within_checkpoints > 5
+    assert result.steps == STEPS
+    folder, expected = undisturbed
+    assert same(adapter, expected)
+    assert metrics(tmp_path) == metrics(folder)
+    assert same(checkpoints(tmp_path), checkpoints(folder))
+
+
+@pytest.mark.parametrize("name", ["lora", "prefix", "pfeiffer", "p_tuning"])
+def test_every_kind_of_adapter_goes_on_with_its_optimiser_and_its_dropout(tmp_path: Path, name: str) -> None:
+    fields = {"dropout": 0.3} if name == "lora" else {}
+    recipe = small(name, **fields)
+    _, expected = tiny_training(tmp_path / "whole", recipe=recipe, checkpoint_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_training(tmp_path / "cut", recipe=recipe, checkpoint_every=2, on_step=_interrupting(5))
+    result, adapter = tiny_training(tmp_path / "cut", recipe=recipe, checkpoint_every=2)
+    assert result.resumed == [4]
+    assert same(adapter, expected)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert same(checkpoints(tmp_path / "cut"), checkpoints(tmp_path / "whole"))
+
+
+def _interrupting(step: int) -> Callable[[dict[str, float]], None]:
+    def interrupt(row: dict[str, float]) -> None:
+        if row["step"] == step:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
+    result, adapter = tiny_training(tmp_path, checkpoint_every=6)
+    again, same_adapter = tiny_training(tmp_path, checkpoint_every=6, on_step=_interrupting(1))
+    assert same(adapter, same_adapter)
+    assert (again.steps, again.tokens, again.last_loss) == (result.steps, result.tokens, result.last_loss)
+
+
+def test_checkpoints_of_another_training_are_not_gone_on_with(tmp_path: Path) -> None:
+    tiny_training(tmp_path, checkpoint_every=3)
+    for change, said in (({"count": 16}, "training data"), ({"batch_size": 4}, "recipe"), ({"seed": 1}, "recipe")):
+        with pytest.raises(OutputError, match=f"the {said} changed"):
+            tiny_training(tmp_path, **{"checkpoint_every": 3, **change})
+    with pytest.raises(AdapterError, match="another base"):
+        tiny_training(tmp_path, checkpoint_every=3, model=tiny_model("gpt2"))
+
+
+def test_a_lost_metrics_file_is_said_and_stops_nothing(tmp_path: Path) -> None:
+    _, expected = tiny_training(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        tiny_training(tmp_path / "cut", checkpoint_every=4, on_step=_interrupting(5))
+    (tmp_path / "cut" / "metrics.jsonl").unlink()
+    notes: list[str] = []
+    _, adapter = tiny_training(tmp_path / "cut", checkpoint_every=4, notes=notes)
+    assert any("lacks 4 of the rows" in note for note in notes)
+    assert [row["step"] for row in metrics(tmp_path / "cut")] == [5, 6]
+    assert same(adapter, expected)
+
+
+def test_a_checkpoint_can_be_attached(tmp_path: Path) -> None:
+    _, state = tiny_training(tmp_path, checkpoint_every=6)
+    again = la.attach(tiny_model("llama"), tmp_path / "checkpoints" / "step-6", "again")
+    assert same(dict(again.state_dict()), state)

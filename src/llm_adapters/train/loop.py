@@ -53,7 +53,7 @@ class Loop:
                     row = self._step()
                     position.seconds = time.perf_counter() - began
                     row["seconds"] = round(position.seconds, 3)
-                    row["tokens_per_second"] = round(position.tokens / position.seconds, 1)
+                    row["tokens_per_second"] = round(position.tokens / max(1e-9, position.seconds), 1)
                     log.add(row)
                     if on_step is not None:
                         on_step(row)

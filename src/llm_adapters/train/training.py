@@ -26,6 +26,8 @@ from llm_adapters.train.stepper import Numbered, Stepper
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.validation import Validation
 
+_WITHOUT_EFFECT = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints"}  # on what is trained
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -105,7 +107,7 @@ def train(
     note = on_note or (lambda _text: None)
     steps = total_steps(len(kept), settings)
     stepper = Stepper(model, adapter, settings, learning_rate=learning_rate, steps=steps, pad_id=pad_id, note=note)
-    recipe = json.dumps([settings.model_dump(mode="json"), learning_rate, seed])
+    recipe = json.dumps([settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT), learning_rate, seed])
     identity = {
         "training data": data_digest([row.example for row in kept]),
         "validation data": data_digest(judges),
