@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llm_adapters.errors import OutputError
 
 MANIFEST = "manifest.json"
-_FILES = {"config.yaml", "evaluation.json", "metrics.jsonl", "report.md", "report.html", MANIFEST}
+_FILES = {
+    "begun.json", "config.yaml", "evaluation.json", "metrics.jsonl", "report.md", "report.html", "training.json",
+    MANIFEST,
+}  # fmt: skip
 _FOLDERS = {"adapter", "checkpoints", "eval"}
 
 
@@ -31,6 +37,35 @@ def fresh_folder(folder: Path, *, force: bool) -> Path:
     except OSError as failure:
         raise OutputError(f"'{folder}' cannot be made: {failure.strerror}", mend="--out another/folder") from failure
     return folder
+
+
+@contextmanager
+def exclusively(folder: Path) -> Iterator[None]:
+    """Hold a folder alone; a kill lets go of it. On file systems that know no locks nothing is held.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another process is writing into '{folder}'", mend="wait for it, or --out another/folder"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill has left of files and folders that were being written."""
+    for name in _FILES | _FOLDERS:
+        for leftover in folder.glob(f".{name}-*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def _clear(folder: Path) -> None:

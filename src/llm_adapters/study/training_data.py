@@ -1,0 +1,60 @@
+"""The data of a run's training: what is trained on, and what it is validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llm_adapters.config.schema import DataSection
+from llm_adapters.data.example import Example
+from llm_adapters.data.seeding import shuffled, stable_random
+from llm_adapters.data.sources import BUILT_IN, load_source
+from llm_adapters.errors import DataError
+
+GENERATED = 1000
+"""Training examples that a generator makes where the recipe does not say how many."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Examples to train on and to validate on.
+
+    Attributes:
+        examples: what is trained on.
+        rows: the number of each of them among all that were read, from 1.
+        validation: what is not trained on; empty without ``data.validation``.
+    """
+
+    examples: Sequence[Example]
+    rows: Sequence[int]
+    validation: Sequence[Example]
+
+    @classmethod
+    def of(cls, section: DataSection, seed: int) -> TrainingData:
+        """Read the data of a configuration.
+
+        Raises:
+            DataError: it cannot be read, or nothing would be left to train on.
+        """
+        size = section.size or (GENERATED if section.train in BUILT_IN else None)
+        examples = load_source(section.train, split="train", size=size, seed=seed)
+        asked = section.validation
+        if not isinstance(asked, int):
+            return cls(examples, range(1, len(examples) + 1), [] if asked is None else _read(asked))
+        if asked >= len(examples):
+            raise DataError(
+                f"data.validation holds out {asked} rows, and the training data has {len(examples)}",
+                mend=f"a number below {len(examples)}",
+            )
+        order = shuffled(stable_random("validation", seed), range(len(examples)))
+        held_out, rest = sorted(order[:asked]), sorted(order[asked:])
+        return cls([examples[i] for i in rest], [i + 1 for i in rest], [examples[i] for i in held_out])
+
+
+def _read(source: str) -> list[Example]:
+    if source in BUILT_IN:
+        raise DataError(
+            f"data.validation is the generator '{source}', which would give training or test data again",
+            mend="data.validation: 100 holds out 100 of the generated rows",
+        )
+    return load_source(source, split="train")  # never a benchmark's test side: the best would be chosen on it
