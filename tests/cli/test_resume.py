@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+import llm_adapters.report
+import llm_adapters.study.evaluation  # noqa: F401 – once here, not in every child
+from llm_adapters.cli import main
 from tiny_folder import sums, tiny_folder
 from tiny_training import metrics
 
@@ -45,8 +48,6 @@ def _command(place: Path, *arguments: str, until: Callable[[], bool] | None = No
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
             sys.argv = ["llm-adapters", *arguments]
-            from llm_adapters.cli import main
-
             main()
             code = 0
         except SystemExit as end:

@@ -17,14 +17,14 @@ NO_DROPOUT = la.method("lora", rank=4)
 CPU = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 
 
-def _limited(rows: int, failure: RuntimeError, calls: list[int] | None = None) -> nn.Module:
-    """A model that half way through runs out of memory with more than so many rows."""
+def _limited(rows: int, failure: RuntimeError, *, spared: int = 0, calls: list[int] | None = None) -> nn.Module:
+    """A model that half way through runs out of memory with more than so many rows, but for some first calls."""
     model = tiny_model("llama")
+    seen: list[int] = [] if calls is None else calls
 
     def check(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if calls is not None:
-            calls.append(len(inputs[0]))
-        if len(inputs[0]) > rows:
+        seen.append(len(inputs[0]))
+        if len(inputs[0]) > rows and len(seen) > spared:
             raise failure
 
     model.model.layers[1].register_forward_pre_hook(check)
@@ -50,12 +50,14 @@ def test_the_micro_batch_shrinks_and_loss_and_adapter_stay(tmp_path: Path, failu
 def test_what_was_begun_before_memory_ran_out_leaves_no_trace_and_the_size_is_remembered(tmp_path: Path) -> None:
     """Bit equal with dropout to a training that had the small micro-batch from the first step on."""
     _, expected = tiny_training(tmp_path / "small", micro_batch=2, checkpoint_every=2)
-    _, shrunk = tiny_training(tmp_path / "oom", model=_limited(3, RuntimeError(CPU)), checkpoint_every=2)
+    model = _limited(3, RuntimeError(CPU), spared=1)  # the first half of the batch has its gradients by then
+    options = {"micro_batch": 4, "checkpoint_every": 2}
+    _, shrunk = tiny_training(tmp_path / "oom", model=model, **options)
     assert same(shrunk, expected)
     for left in (tmp_path / "oom/checkpoints/step-6").iterdir():
         left.unlink()
     calls: list[int] = []
-    result, again = tiny_training(tmp_path / "oom", model=_limited(3, RuntimeError(CPU), calls), checkpoint_every=2)
+    result, again = tiny_training(tmp_path / "oom", model=_limited(3, RuntimeError(CPU), calls=calls), **options)
     assert result.resumed == [4]
     assert max(calls) == 2
     assert same(again, expected)
