@@ -103,11 +103,31 @@ def test_a_complete_run_is_refused_and_force_starts_again(place: Path, whole: Pa
     with pytest.raises(OutputError, match="complete run") as caught:
         _run(place, "twice")
     assert "--force" in str(caught.value)
-    (place / "twice" / ".adapter-left").mkdir()
+    (place / "twice" / ".adapter-abcd1234").mkdir()
     watching = Watching()
     _run(place, "twice", watching, force=True)
     assert watching.notes == []
     assert _adapter(place / "twice") == _adapter(whole)
+
+
+def test_what_a_kill_has_left_is_cleared_and_nothing_else(place: Path, whole: Path) -> None:
+    with pytest.raises(Stopped):
+        _run(place, "left", Watching("training", 5))
+    (place / "left" / ".adapter-abcd1234").mkdir()
+    (place / "left" / ".manifest.json-77").write_text("{")
+    (place / "left" / ".eval-settings").write_text("the user's")
+    _run(place, "left")
+    assert [path.name for path in (place / "left").glob(".*")] == [".eval-settings"]
+    assert _adapter(place / "left") == _adapter(whole)
+    (place / "first").mkdir()
+    for name in ("begun.json", ".config.yaml-77"):
+        (place / "first" / name).write_text("{")
+    _run(place, "first")
+    assert _adapter(place / "first") == _adapter(whole)
+    (place / "notes").mkdir()
+    (place / "notes" / "thesis.tex").write_text("the user's")
+    with pytest.raises(OutputError, match="exists"):
+        _run(place, "notes")
 
 
 def test_another_configuration_is_named_field_by_field(place: Path) -> None:

@@ -74,6 +74,15 @@ def test_validation_shrinks_too(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_memory_that_the_optimiser_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError(CPU)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(TrainingError, match="optimiser's step 1"):
+        tiny_training(tmp_path)
+
+
 def test_one_row_that_does_not_fit_is_said(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="single row"):
         tiny_training(tmp_path, model=_limited(0, RuntimeError(CPU)))

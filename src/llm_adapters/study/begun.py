@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from llm_adapters.errors import OutputError
-from llm_adapters.study.folder import MANIFEST, exclusively, fresh_folder, remove_leftovers, write_whole
+from llm_adapters.study.folder import MANIFEST, exclusively, fresh_folder, is_leftover, remove, write_whole
 from llm_adapters.study.manifest import environment
 
 CONFIG, BEGUN = "config.yaml", "begun.json"
@@ -38,7 +38,6 @@ def open_run(
     if not there:
         fresh_folder(folder, force=force)
     with exclusively(folder):
-        remove_leftovers(folder)
         if not there or force or not _goes_on(folder, config, data, note):
             fresh_folder(folder, force=force)
             write_whole(folder / BEGUN, json.dumps({"data": data, **environment()}, indent=2) + "\n")
@@ -53,8 +52,10 @@ def _goes_on(
     if (folder / MANIFEST).exists():
         raise OutputError(f"'{folder}' holds a complete run", mend=_OTHERWISE)
     if not (folder / CONFIG).exists():
-        if [entry.name for entry in folder.iterdir()] == [BEGUN]:
-            (folder / BEGUN).unlink()  # killed in its first moment
+        first = list(folder.iterdir())
+        if all(entry.name == BEGUN or is_leftover(entry) for entry in first):  # killed in its first moment
+            for entry in first:
+                remove(entry)
         return False
     try:
         known = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
@@ -73,6 +74,9 @@ def _goes_on(
         raise OutputError(
             f"the {' and the '.join(changed)} data changed since the run in '{folder}' began", mend=_OTHERWISE
         )
+    for entry in folder.iterdir():
+        if is_leftover(entry):
+            remove(entry)
     note(f"going on with the run in '{folder}'")
     now = environment()
     for what in differences({key: begun.get(key, value) for key, value in now.items()}, now):

@@ -61,17 +61,22 @@ def exclusively(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a kill has left of files and folders that were being written."""
-    for name in _FILES | _FOLDERS:
-        for leftover in folder.glob(f".{name}-*"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+def is_leftover(entry: Path) -> bool:
+    """Whether a kill has left this of something that was being written: ``.NAME-PROCESS``, ``.adapter-RANDOM``."""
+    name, _, mark = entry.name.removeprefix(".").rpartition("-")
+    known = (name in _FILES and mark.isdecimal()) or (name == "adapter" and len(mark) == len("abcd1234"))
+    return known and entry.name.startswith(".") and not entry.is_symlink()
+
+
+def remove(entry: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _clear(folder: Path) -> None:
     """Remove what a run has written; anything else that lies there stops it, before anything is removed."""
     inside = [] if folder.is_symlink() or not folder.is_dir() else list(folder.iterdir())
-    ours = [entry for entry in inside if entry.name in (_FOLDERS if entry.is_dir() else _FILES)]
+    ours = [entry for entry in inside if entry.name in (_FOLDERS if entry.is_dir() else _FILES) or is_leftover(entry)]
     foreign = [entry.name for entry in inside if entry.is_symlink() or entry not in ours]
     if foreign or not inside:
         raise OutputError(
@@ -80,7 +85,7 @@ def _clear(folder: Path) -> None:
             mend="--out another/folder",
         )
     for entry in inside:
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        remove(entry)
 
 
 def write_whole(path: Path, text: str) -> None:

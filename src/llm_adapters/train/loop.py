@@ -11,7 +11,7 @@ from pathlib import Path
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.errors import OutputError, Stopped, TrainingError
 from llm_adapters.train.checkpoint import Checkpoints, damage
-from llm_adapters.train.memory import shrinking
+from llm_adapters.train.memory import out_of_memory, shrinking
 from llm_adapters.train.metrics import Metrics, MetricsLog
 from llm_adapters.train.order import Order
 from llm_adapters.train.state import TrainingState
@@ -81,6 +81,13 @@ class Loop:
                 f"{', '.join(map(str, failure.rows))} of the training data; nothing was changed by this step"
                 + (f", and the last good checkpoint is '{last}'" if last else ""),
                 mend="look at these rows; a lower learning rate (train.learning_rate), max_grad_norm, or float32",
+            ) from failure
+        except RuntimeError as failure:
+            if not out_of_memory(failure):
+                raise
+            raise TrainingError(
+                f"out of memory in the optimiser's step {position.step + 1}, which no smaller micro-batch mends",
+                mend="a smaller adapter, or a machine with more memory; the same command goes on",
             ) from failure
         position.step += 1
         position.tokens += sum(len(row.example.input_ids) for row in batch)
