@@ -17,7 +17,7 @@ CASES = [  # completion, standard, paper (as written)
     ("He spends $3 + $4 = $7 in all.\n#### 7", "7", "7"),
     ("#### 7\n\nQuestion: A man has 3 dogs and 2 cats. How many?\nAnswer: 5", "7", "5"),
     ("The answer is 7.\n\n### Instruction:\nAdd 2 and 2.\n\n### Response:\n4", "7", "2."),
-    ("The answer is 7.\n\n### Response:\nThe answer is 9.", "9", "7."),
+    ("The answer is 7.\n\n### Response:\nThe answer is 9.", "7", "7."),
     ("Answer: 7", "7", "7"),
     ("**Answer:** 7 km", "7", "7"),
     ("**7**", "7", "7"),

@@ -3,8 +3,9 @@ import torch
 
 import llm_adapters as la
 from llm_adapters.errors import UserError
-from llm_adapters.generate.likelihood import Request, log_likelihoods
-from tiny import tiny_model
+from llm_adapters.generate import generate, likelihood
+from llm_adapters.generate.likelihood import Request, likelihoods, log_likelihoods
+from tiny import put_on, small, tiny_model
 
 REQUESTS = [
     Request([5, 6, 7], [8, 9]),
@@ -48,3 +49,40 @@ def test_every_request_goes_through_its_own_adapter() -> None:
 def test_an_empty_context_is_refused() -> None:
     with pytest.raises(UserError, match="request 1"):
         log_likelihoods(tiny_model("llama"), [Request([3], [4]), Request([], [4])])
+
+
+def test_greedy_continuations_are_known_as_such() -> None:
+    model = tiny_model("llama")
+    contexts = [list(request.context) for request in REQUESTS]
+    written = {c.prompt: c.ids for c in generate(model, contexts, max_new_tokens=4, stop_ids=())}
+    requests = [Request(context, written[i][: i + 1]) for i, context in enumerate(contexts)]
+    assert all(found.greedy for found in likelihoods(model, requests, batch_size=3))
+    for place in range(3):  # one token that is not the likeliest, anywhere
+        ids = list(written[2])
+        ids[place] = (ids[place] + 1) % 97
+        assert not likelihoods(model, [Request(contexts[2], ids)])[0].greedy
+
+
+def test_requests_that_share_their_text_share_a_row() -> None:
+    model = tiny_model("llama")
+    put_on(model, small("lora"), "a")
+    requests = [Request([5, 6], [last]) for last in (7, 8, 9)] + [Request([5], [6, 9]), Request([5, 6], [9])]
+    routes = ["a", "a", "a", "a", None]
+    expected = [log_likelihoods(model, [r], routes=[route])[0] for r, route in zip(requests, routes, strict=True)]
+    rows: list[int] = []
+    model.register_forward_pre_hook(lambda _, __, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True)
+    done: list[int] = []
+    found = likelihoods(model, requests, routes=routes, on_requests=done.append)
+    assert [likelihood.value for likelihood in found] == pytest.approx(expected, abs=1e-5)
+    assert len(set(expected)) == len(expected)
+    assert (rows, done) == ([2], [5])
+
+
+def test_batches_are_small_where_logits_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    expected = log_likelihoods(model, REQUESTS)
+    sizes: list[int] = []
+    monkeypatch.setattr(likelihood, "_MOST_LOGITS", 2 * 4 * 97)  # two rows of the longest continuation
+    found = likelihoods(model, REQUESTS, on_requests=sizes.append)
+    assert [each.value for each in found] == pytest.approx(expected, abs=1e-5)
+    assert sizes == [2, 2]

@@ -30,7 +30,7 @@ def _folder(path: Path, scores: list[dict[str, object]]) -> Path:
         ]
     ]  # fmt: skip
     (path / "eval" / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (path / "eval" / "summary.json").write_text(json.dumps(scores))
+    (path / "eval" / "summary.json").write_text(json.dumps({"scores": scores, "means": []}))
     (path / "manifest.json").write_text(json.dumps(MANIFEST))
     return path
 

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from llm_adapters.cli import compare, data, evaluate, methods, run, sites, train
+from llm_adapters.cli import compare, data, evaluate, lm_eval, methods, run, sites, train
 from llm_adapters.errors import UserError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 for command in (run, train, evaluate, compare, sites, methods):
     app.command(command.NAME)(command.command)
+app.command(lm_eval.NAME, context_settings=lm_eval.SETTINGS)(lm_eval.command)
 app.add_typer(data.app, name=data.NAME)
 INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt, without a word
 

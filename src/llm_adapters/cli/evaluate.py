@@ -11,7 +11,7 @@ from llm_adapters.cli.options import Force
 from llm_adapters.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from llm_adapters.evaluation.runner import Score
+    from llm_adapters.evaluation.score import Score
 
 NAME = "evaluate"
 
@@ -19,47 +19,52 @@ NAME = "evaluate"
 def command(
     targets: Annotated[list[str], typer.Argument(metavar="RUN|ADAPTER|MODEL …", help="Folders, or one model.")],
     benchmarks: Annotated[str, typer.Option(help="Names, groups (math, commonsense) or data files, with commas.")],
-    protocol: Annotated[str, typer.Option(help="standard, paper, or both.")] = "standard",
+    protocol: Annotated[
+        str, typer.Option(help="standard, paper, both, or likelihood (sets with options).")
+    ] = "standard",
     size: Annotated[int | None, typer.Option(help="Rows of each set, sampled by --seed; default all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     template: Annotated[str | None, typer.Option(help="Of the prompts; default the runs' own, else plain.")] = None,
     base: Annotated[str | None, typer.Option(help="The base model, if it is not where the adapters say.")] = None,
     with_base: Annotated[bool, typer.Option(help="Evaluate the bare base too.")] = True,
-    batch_size: Annotated[int, typer.Option(help="Prompts decoded together.")] = 64,
-    max_new_tokens: Annotated[int, typer.Option(help="Limit of each completion.")] = 256,
+    batch_size: Annotated[int | None, typer.Option(help="Prompts decoded together; default what fits.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Limit of each completion; default the set's own.")] = None,
+    beams: Annotated[bool, typer.Option("--beams", help="Decode the protocol paper with its 4 beams.")] = False,
     out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("runs/evaluation"),
     force: Force = False,
 ) -> None:
     """Evaluate adapters and their base together; the same command goes on after a kill."""
     from llm_adapters.config.schema import EvaluateSection
-    from llm_adapters.evaluation.runner import Suite
+    from llm_adapters.evaluation.suite import Suite
     from llm_adapters.evaluation.task import GROUPS, expand, tasks
+    from llm_adapters.report import write_evaluation_report
     from llm_adapters.study.evaluation import evaluate_targets, read_targets
 
     settings = EvaluateSection.parse(
-        {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "size": size}, where="evaluate"
+        {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "size": size, "beams": beams}, where="evaluate"
     )
     chosen = read_targets(targets, base, with_base=with_base)
     wording = template or next((target.template for target in chosen if target.template), "plain")
     wanted: dict[str, None] = {}
     for name in benchmarks.split(","):
         wanted |= dict.fromkeys(expand([name]) if name in (*GROUPS, *tasks()) else [name])
-    protocols = ("standard", "paper") if protocol == "both" else (protocol,)
+    protocols = ("standard", "paper") if protocol == "both" else protocol.split(",")
     suites = [Suite.of(name, size, seed, wording, each) for name in wanted for each in protocols]
     with Progress() as progress:
         scores = evaluate_targets(chosen, suites, settings, out, progress, force=force)
     _table(scores)
-    typer.echo(f"\nrows: {out / 'eval'}")
+    typer.echo(f"\nrows: {out / 'eval'}\nreport: {write_evaluation_report(out)}")
 
 
 def _table(scores: list[Score]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("set", "protocol", "adapter", "rows", "accuracy", "95 % interval", "unparsed", box=None)
+    table = Table("set", "protocol", "adapter", "rows", "accuracy", "95 % interval", "unparsed", "cut off", box=None)
     for score in scores:
         table.add_row(
             score.benchmark, score.protocol, score.adapter or "base", str(score.total), f"{score.accuracy:.1%}",
             f"{score.low:.1%} – {score.high:.1%}", f"{score.unparsed / score.total:.1%}",
+            f"{score.cut / score.total:.1%}",
         )  # fmt: skip
     Console().print(table)

@@ -82,12 +82,17 @@ class TrainSection(Strict):
 
 
 class EvaluateSection(Strict):
-    """What is evaluated before and after training."""
+    """What is evaluated before and after training, and how completions are made.
+
+    ``batch_size`` empty is what fits into memory; ``max_new_tokens`` empty is each benchmark's own limit;
+    ``beams`` decodes the protocol ``paper`` with its 4 beams instead of greedily.
+    """
 
     data: str = "word-problems"
     size: Count | None = 200
-    batch_size: Count = 64
-    max_new_tokens: Count = 96
+    batch_size: Count | None = None
+    max_new_tokens: Count | None = None
+    beams: bool = False
 
 
 def _parse_methods(value: object, info: ValidationInfo) -> object:

@@ -37,5 +37,9 @@ def load_mixture(name: str) -> list[Example]:
 
 def sample(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
     """``size`` of the examples, in their order; with one seed a smaller sample is part of a larger one."""
-    chosen = shuffled(stable_random("sample", seed), range(len(examples)))[:size]
-    return [examples[place] for place in sorted(chosen)]
+    return [examples[place] for place in sampled(len(examples), size, seed)]
+
+
+def sampled(count: int, size: int, seed: int) -> list[int]:
+    """Which of ``count`` rows :func:`sample` takes."""
+    return sorted(shuffled(stable_random("sample", seed), range(count))[:size])

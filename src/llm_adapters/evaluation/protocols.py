@@ -1,4 +1,4 @@
-"""The two ways to ask and to read: ``paper``, exactly as the reference does, and ``standard``.
+"""The ways to ask and to read: ``standard``; ``paper``, exactly as the reference does; ``likelihood``, by choice.
 
 Both end every row as correct, wrong or unparsed; the reference counts what it cannot read as wrong.
 """
@@ -16,7 +16,7 @@ from llm_adapters.evaluation.labels import read_label
 from llm_adapters.evaluation.letters import read_letter
 from llm_adapters.evaluation.options import Option
 
-ProtocolName = Literal["paper", "standard"]
+ProtocolName = Literal["paper", "standard", "likelihood"]
 
 
 class Protocol(ABC):
@@ -27,6 +27,10 @@ class Protocol(ABC):
     """The template of its prompts; None is the run's own."""
     beams: ClassVar[int]
     """How many beams its source decodes with; 1 is greedy."""
+    stop_texts: ClassVar[tuple[str, ...]]
+    """What ends a completion: nothing behind it is read."""
+    generates: ClassVar[bool] = True
+    """Whether the model writes an answer; otherwise the likeliest option is its choice."""
 
     @abstractmethod
     def number(self, completion: str, gold: str) -> Judgement:
@@ -45,16 +49,18 @@ class Protocol(ABC):
         return self.number(completion, gold) if as_number(gold) is not None else judge(completion, gold)
 
 
-@final
-class Standard(Protocol):
-    """Anchored reading by the grammars of ``answers``, ``letters`` and ``labels``.
+class _Anchored(Protocol):
+    """Reading by the grammars of ``answers``, ``letters`` and ``labels``.
 
     A completion ends where it begins a new turn: a line "Question:", "### Instruction:" and the like.
     """
 
-    name = "standard"
     template = None
     beams = 1
+    stop_texts = (
+        *(f"\n{mark}{name}:" for mark in ("", "### ") for name in ("Instruction", "Question", "Problem", "Input")),
+        *("\nUser:", "\nHuman:", "\nQ:", "<|im_start|>", "### Response:"),
+    )
 
     def number(self, completion: str, gold: str) -> Judgement:
         return judge(first_turn(completion), gold)
@@ -70,6 +76,21 @@ class Standard(Protocol):
 
 
 @final
+class Standard(_Anchored):
+    """An answer is generated, and read by the grammars."""
+
+    name = "standard"
+
+
+@final
+class Likelihood(_Anchored):
+    """The option whose text is likeliest after the standard prompt, by its length (see ``options.likeliest``)."""
+
+    name = "likelihood"
+    generates = False
+
+
+@final
 class Paper(Protocol):
     """What ``evaluate.py`` and ``commonsense_evaluate.py`` of the reference repository read (its commit 8166572).
 
@@ -81,6 +102,7 @@ class Paper(Protocol):
     name = "paper"
     template = "paper-eval"
     beams = 4
+    stop_texts = ("### Response:",)
 
     def number(self, completion: str, gold: str) -> Judgement:
         found = re.findall(r"-?\d+\.?\d*", _response(completion).replace(",", ""))
@@ -95,9 +117,11 @@ class Paper(Protocol):
         return _first("|".join(map(re.escape, labels)), completion, gold)
 
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (Standard(), Paper())}
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (Standard(), Paper(), Likelihood())}
 
-_TURN = re.compile(r"^[#* \t]*(?:Instruction|Question|Problem|Input|User|Human|Q)\s*:|<\|im_start\|>", re.MULTILINE)
+_TURN = re.compile(
+    r"^[#* \t]*(?:Instruction|Question|Problem|Input|Response|User|Human|Q)\s*:|<\|im_start\|>", re.MULTILINE
+)
 
 
 def get_protocol(name: str) -> Protocol:

@@ -2,78 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llm_adapters.adapters.attach import attached
 from llm_adapters.config.schema import EvaluateSection
-from llm_adapters.data.encoding import Template
-from llm_adapters.data.example import Example
-from llm_adapters.data.sources import load_source
-from llm_adapters.data.templates import get_template
-from llm_adapters.errors import DataError
-from llm_adapters.evaluation.families import Free
-from llm_adapters.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from llm_adapters.evaluation.judge import Judgement
 from llm_adapters.evaluation.rows import Row, RowWriter
-from llm_adapters.evaluation.statistics import wilson
-from llm_adapters.evaluation.task import Task, tasks
-from llm_adapters.generate import Completion, generate
+from llm_adapters.evaluation.score import Score, score
+from llm_adapters.evaluation.suite import Suite
+from llm_adapters.generate import Completion, Request, beam_search, generate, log_likelihoods
+from llm_adapters.generate.stopping import cut
+
+Leaked = Callable[[str | None, Suite], set[int] | None]
+"""Of an adapter (None: the base) and a set, the rows that its training data give away; None if they are not known."""
 
 
-@dataclass(frozen=True)
-class Suite:
-    """One set of examples, and how it is asked and judged.
-
-    Attributes:
-        task: the benchmark, or the user's own set.
-        examples: each with a gold answer.
-        template: how an example becomes a prompt.
-        protocol: how a completion is read.
-    """
-
-    task: Task
-    examples: Sequence[Example]
-    template: Template
-    protocol: Protocol = PROTOCOLS["standard"]
-
-    @classmethod
-    def of(cls, source: str, size: int | None, seed: int, template: str, protocol: str = "standard") -> Suite:
-        """A registered benchmark, or a user's own file or generator.
-
-        Raises:
-            DataError: the source, template or protocol is unknown, or an example has no gold answer.
-        """
-        rules = get_protocol(protocol)
-        examples = load_source(source, split="test", size=size, seed=seed)
-        _check_answers(examples, source)
-        name = Path(source).name.split(".")[0]
-        task = tasks()[source] if source in tasks() else Free.of(name, examples)
-        return cls(task, examples, get_template(rules.template or template), rules)
-
-    @property
-    def file(self) -> str:
-        """Name of its prediction file."""
-        standard = self.protocol.name == "standard"
-        return f"{self.task.name}.jsonl" if standard else f"{self.task.name}.{self.protocol.name}.jsonl"
-
-
-@dataclass(frozen=True)
-class Score:
-    """Accuracy on one set, with its 95 % Wilson interval; unparsed rows count as not correct."""
+@dataclass
+class _Question:
+    """A prompt for one adapter, and the examples of suites that it asks for, as (suite, place)."""
 
     adapter: str | None
-    benchmark: str
-    protocol: str
-    total: int
-    correct: int
-    unparsed: int
-    accuracy: float
-    low: float
-    high: float
+    prompt: tuple[int, ...]
+    limit: int
+    beams: int
+    asked_by: list[tuple[int, int]] = field(default_factory=list)
 
 
 def evaluate(
@@ -84,64 +39,144 @@ def evaluate(
     *,
     settings: EvaluateSection,
     folder: Path,
-    on_token: Callable[[int], None] | None = None,
+    leaked: Leaked = lambda _adapter, _suite: None,
+    on_row: Callable[[int], None] | None = None,
 ) -> list[Score]:
-    """Decode greedily and judge: every adapter on every row of every suite, all in the same batches.
+    """Answer and judge: every adapter on every row of every suite, all in the same batches.
 
-    Rows are written to ``folder`` as they are finished; rows that are there already are not asked again.
+    Suites that ask the same (two protocols with one prompt) are answered once and judged each for itself. Rows are
+    written to ``folder`` as they are finished; rows that are there already are not asked again.
 
     Args:
         model: the model with the adapters attached.
         suites: the sets.
         adapters: names of attached adapters; None is the bare base.
-        settings: batch size and limit of new tokens.
+        settings: batch size, limit of new tokens, beams.
         folder: where the prediction files lie (a run's ``eval``).
-        on_token: called with the number of tokens of every step.
+        leaked: which rows the training data give away.
+        on_row: called with the number of rows that were finished.
     """
     model.eval()
     writers = [RowWriter(folder / suite.file) for suite in suites]
-    jobs: list[tuple[int, str | None, int]] = []
+    run = _Run(model, tokenizer, suites, settings)
+    todo: list[tuple[int, str | None, int]] = []
     for i, (suite, writer) in enumerate(zip(suites, writers, strict=True)):
         done = {(row["adapter"], row["row"]) for row in writer.rows}
-        jobs += [(i, a, r) for a in adapters for r in range(len(suite.examples)) if (a, r) not in done]
-    prompts = [suites[i].template.prompt_ids(tokenizer, suites[i].examples[r]) for i, _, r in jobs]
-    completions = generate(
-        model, prompts, max_new_tokens=settings.max_new_tokens, stop_ids=stop_ids(model, tokenizer),
-        pad_id=tokenizer.pad_token_id, batch_size=settings.batch_size, on_token=on_token,
-        routes=[adapter for _, adapter, _ in jobs] if attached(model) else None,
-    )  # fmt: skip
-    for completion in completions:
-        i, adapter, index = jobs[completion.prompt]
-        writers[i].add(_row(suites[i], adapter, index, completion, tokenizer))
-    scores = []
+        todo += [(i, a, p) for a in adapters for p, number in enumerate(suite.numbers) if (a, number) not in done]
+    if on_row is not None:
+        on_row(sum(len(adapters) * len(suite.examples) for suite in suites) - len(todo))
+    for i, adapter, place, fields in run.answers(todo):
+        suite, example = suites[i], suites[i].examples[place]
+        writers[i].add({
+            "adapter": adapter, "benchmark": suite.task.name, "protocol": suite.protocol.name,
+            "row": suite.numbers[place], "question": example.instruction, "gold": example.answer, **fields,
+        })  # fmt: skip
+        if on_row is not None:
+            on_row(1)
     for suite, writer in zip(suites, writers, strict=True):
-        rows = writer.finish(adapters)
-        scores += [score(rows, suite, adapter) for adapter in adapters]
-    return scores
+        known = {adapter: leaked(adapter, suite) for adapter in adapters}
+        for row in writer.rows:
+            rows = known.get(row["adapter"])
+            row["leaked"] = None if rows is None else row["row"] in rows
+    files = [writer.finish(adapters) for writer in writers]
+    return [
+        score(rows, suite.task.name, suite.protocol.name, adapter)
+        for suite, rows in zip(suites, files, strict=True)
+        for adapter in adapters
+    ]
 
 
-def score(rows: Sequence[Row], suite: Suite, adapter: str | None) -> Score:
-    """The score of one adapter from the rows of a prediction file."""
-    counts = Counter(row["status"] for row in rows if row["adapter"] == adapter)
-    total, correct = counts.total(), counts["correct"]
-    return Score(
-        adapter, suite.task.name, suite.protocol.name, total, correct, counts["unparsed"], correct / total,
-        *wilson(correct, total),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Run:
+    """What it takes to get answers."""
 
+    model: Any
+    tokenizer: Any
+    suites: Sequence[Suite]
+    settings: EvaluateSection
 
-def _check_answers(examples: Sequence[Example], source: str) -> None:
-    """Refuse examples that cannot be scored.
+    def answers(self, todo: Sequence[tuple[int, str | None, int]]) -> Iterator[tuple[int, str | None, int, Row]]:
+        """Suite, adapter, place and what the model answered, for everything to do, as it is finished."""
+        yield from self._chosen([each for each in todo if not self.suites[each[0]].protocol.generates])
+        written = [each for each in todo if self.suites[each[0]].protocol.generates]
+        questions: dict[tuple[object, ...], _Question] = {}
+        for i, adapter, place in written:
+            question = self._question(i, adapter, place)
+            key = (adapter, question.prompt, question.limit, question.beams)
+            questions.setdefault(key, question).asked_by.append((i, place))
+        for beams in sorted({question.beams for question in questions.values()}):
+            yield from self._written([q for q in questions.values() if q.beams == beams], beams)
 
-    Raises:
-        DataError: an example has no gold answer.
-    """
-    bare = [i for i, example in enumerate(examples) if not example.answer.strip()]
-    if bare:
-        raise DataError(
-            f"{source}: {len(bare)} of {len(examples)} examples have no 'answer' (first: row {bare[0] + 1})",
-            mend="give every row the field 'answer', or leave evaluate out",
+    def _question(self, i: int, adapter: str | None, place: int) -> _Question:
+        suite = self.suites[i]
+        prompt = suite.template.prompt_ids(self.tokenizer, suite.examples[place])
+        limit = self.settings.max_new_tokens or suite.task.max_new_tokens
+        return _Question(adapter, tuple(prompt), limit, suite.protocol.beams if self.settings.beams else 1)
+
+    def _written(self, questions: Sequence[_Question], beams: int) -> Iterator[tuple[int, str | None, int, Row]]:
+        how: dict[str, Any] = {
+            "max_new_tokens": [question.limit for question in questions],
+            "stop_ids": stop_ids(self.model, self.tokenizer), "pad_id": self.tokenizer.pad_token_id,
+            "routes": self._routes([question.adapter for question in questions]),
+            "batch_size": self.settings.batch_size,
+        }  # fmt: skip
+        prompts = [question.prompt for question in questions]
+        if beams > 1:
+            decoded = beam_search(self.model, prompts, beams=beams, **how)
+        else:
+            stops = [self._stop_texts(question) for question in questions]
+            decoded = generate(self.model, prompts, stop_texts=stops, tokenizer=self.tokenizer, **how)
+        for completion in decoded:
+            question = questions[completion.prompt]
+            for i, place in question.asked_by:
+                yield i, question.adapter, place, self._read(self.suites[i], place, completion)
+
+    def _stop_texts(self, question: _Question) -> list[str]:
+        """What ends its completion; where several read it, it goes on until it is over for all of them."""
+        return sorted(set.intersection(*(set(self.suites[i].protocol.stop_texts) for i, _ in question.asked_by)))
+
+    def _read(self, suite: Suite, place: int, completion: Completion) -> Row:
+        text = cut(self.tokenizer.decode(completion.ids, skip_special_tokens=True), suite.protocol.stop_texts).strip()
+        status, answer = suite.task.judge(text, suite.examples[place], suite.protocol)
+        return {
+            "completion": text, "answer": answer, "status": status, "tokens": len(completion.ids),
+            "stopped": completion.stopped,
+        }  # fmt: skip
+
+    def _chosen(self, todo: Sequence[tuple[int, str | None, int]]) -> Iterator[tuple[int, str | None, int, Row]]:
+        """Choices by log-likelihood, in pieces, so that a kill loses little."""
+        size = 4 * (self.settings.batch_size or 64)
+        for start in range(0, len(todo), size):
+            piece = todo[start : start + size]
+            requests = [self._requests(i, place) for i, _, place in piece]
+            whose = [adapter for (_, adapter, _), row in zip(piece, requests, strict=True) for _ in row]
+            values = iter(log_likelihoods(
+                self.model, [request for row in requests for request in row], pad_id=self.tokenizer.pad_token_id,
+                routes=self._routes(whose),
+            ))  # fmt: skip
+            for (i, adapter, place), row in zip(piece, requests, strict=True):
+                yield i, adapter, place, self._choice(self.suites[i], place, [next(values) for _ in row])
+
+    def _requests(self, i: int, place: int) -> list[Request]:
+        suite = self.suites[i]
+        example = suite.examples[place]
+        context = suite.template.prompt_ids(self.tokenizer, example)
+        texts = (
+            suite.template.completion(self.tokenizer, replace(example, output=option.text))
+            for option in suite.task.options(example)
         )
+        return [Request(context, self.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+
+    def _choice(self, suite: Suite, place: int, values: Sequence[float]) -> Row:
+        example = suite.examples[place]
+        judgement = suite.task.judge_likelihoods(example, values) if values else Judgement("unparsed", None)
+        return {
+            "completion": "", "answer": judgement.answer, "status": judgement.status, "tokens": 0, "stopped": True,
+            "log_likelihoods": [round(value, 4) for value in values],
+        }  # fmt: skip
+
+    def _routes(self, adapters: Sequence[str | None]) -> list[str | None] | None:
+        return list(adapters) if attached(self.model) else None
 
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:
@@ -149,19 +184,3 @@ def stop_ids(model: Any, tokenizer: Any) -> set[int]:
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
     return {token for token in (tokenizer.eos_token_id, *listed) if token is not None}
-
-
-def write_summary(scores: Sequence[Score], path: Path) -> None:
-    """``eval/summary.json``: one record a score."""
-    path.write_text(json.dumps([asdict(score) for score in scores], indent=2) + "\n", encoding="utf-8")
-
-
-def _row(suite: Suite, adapter: str | None, index: int, completion: Completion, tokenizer: Any) -> Row:
-    example = suite.examples[index]
-    text = tokenizer.decode(completion.ids, skip_special_tokens=True).strip()
-    status, answer = suite.task.judge(text, example, suite.protocol)
-    return {
-        "adapter": adapter, "benchmark": suite.task.name, "protocol": suite.protocol.name, "row": index,
-        "question": example.instruction, "gold": example.answer, "completion": text, "answer": answer,
-        "status": status, "tokens": len(completion.ids), "stopped": completion.stopped,
-    }  # fmt: skip

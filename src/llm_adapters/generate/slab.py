@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-_ROOM = 64  # columns allocated ahead
+_ROOM = 128  # columns allocated ahead; on a CPU they take no memory before they are used
 
 
 class SlabLayer(DynamicLayer):
@@ -16,6 +16,15 @@ class SlabLayer(DynamicLayer):
     Where :class:`DynamicLayer` copies everything for every token, this writes one column. When the columns run out,
     what is in use moves to the front of a new allocation.
     """
+
+    @classmethod
+    def empty(cls, keys: Tensor, values: Tensor) -> SlabLayer:
+        """A layer without rows or columns, for keys and values like these, (…, H, d)."""
+        layer = cls()
+        layer.lazy_initialization(keys, values)
+        layer._slabs = [states.new_empty(0, states.shape[-3], 0, states.shape[-1]) for states in (keys, values)]
+        layer._show()
+        return layer
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.low = self.high = 0
@@ -35,25 +44,27 @@ class SlabLayer(DynamicLayer):
         self._show()
         return self.keys, self.values
 
-    def put(self, rows: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Let ``rows`` hold (R, H, W, d) keys and values that end at the newest column.
+    def reserve(self, rows: int, columns: int) -> None:
+        """Hold ``rows`` rows and at least ``columns`` columns in use: new ones stand below and on the left."""
+        old, _, capacity, _ = self._slabs[0].shape
+        missing = max(0, columns - self.high)
+        if rows > old or missing:
+            fresh = [
+                slab.new_empty(rows, slab.shape[1], missing + max(capacity, _ROOM), slab.shape[3])
+                for slab in self._slabs
+            ]
+            for new, slab in zip(fresh, self._slabs, strict=True):
+                new[:, :, : missing + self.high] = 0  # masked, but no chance value may be infinite
+                new[:old, :, missing : missing + self.high] = slab[:, :, : self.high]
+            self._slabs, self.low, self.high = fresh, self.low + missing, self.high + missing
+        self.low = min(self.low, self.high - columns)
+        self._show()
 
-        Columns are taken into use on the left when W is more than there are.
-        """
-        width = keys.shape[2]
-        missing = width - self.high
-        if missing > 0:
-            self._slabs = [nn.functional.pad(slab, (0, 0, missing, 0)) for slab in self._slabs]
-            self.low, self.high = self.low + missing, self.high + missing
-        self.low = min(self.low, self.high - width)
+    def put(self, row: int, keys: Tensor, values: Tensor) -> None:
+        """Let ``row`` hold (H, T, d) keys and values that end at the newest column."""
+        tokens = keys.shape[1]
         for slab, states in zip(self._slabs, (keys, values), strict=True):
-            slab[rows, :, self.high - width : self.high] = states
-        self._show()
-
-    def add_places(self, count: int) -> None:
-        """Make room for ``count`` more rows."""
-        self._slabs = [nn.functional.pad(slab, (0, 0, 0, 0, 0, 0, 0, count)) for slab in self._slabs]
-        self._show()
+            slab[row, :, self.high - tokens : self.high] = states
 
     def drop_left(self, columns: int) -> None:
         """Forget the oldest ``columns``: no row sees them any more."""
@@ -62,12 +73,16 @@ class SlabLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only the rows ``indices``."""
-        self._slabs = [slab[indices] for slab in self._slabs]
+        used = self.high - self.low
+        fresh = [slab.new_empty(len(indices), slab.shape[1], used + _ROOM, slab.shape[3]) for slab in self._slabs]
+        for new, slab in zip(fresh, self._slabs, strict=True):
+            new[:, :, :used] = slab[:, :, self.low : self.high][indices]
+        self._slabs, self.low, self.high = fresh, 0, used
         self._show()
 
     def _allocate(self, keys: Tensor, values: Tensor, columns: int) -> None:
         used = self.high - self.low
-        fresh = [states.new_zeros(*states.shape[:2], columns, states.shape[3]) for states in (keys, values)]
+        fresh = [states.new_empty(*states.shape[:2], columns, states.shape[3]) for states in (keys, values)]
         for new, old in zip(fresh, self._slabs, strict=False):
             new[:, :, :used] = old[:, :, self.low : self.high]
         self._slabs, self.low, self.high = fresh, 0, used

@@ -1,5 +1,6 @@
-"""Reports: what a run or study found, in a form to read."""
+"""Reports, made from what lies in a folder."""
 
+from llm_adapters.report.evaluation_report import write_evaluation_report
 from llm_adapters.report.run_report import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_evaluation_report", "write_report"]

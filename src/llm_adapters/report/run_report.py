@@ -22,7 +22,7 @@ def write_report(folder: Path) -> Path:
         raise DataError(f"'{folder}' holds no complete run: '{MANIFEST}' is missing", mend="run it to the end first")
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     summary = folder / "eval" / "summary.json"
-    scores = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else []
+    scores = json.loads(summary.read_text(encoding="utf-8"))["scores"] if summary.is_file() else []
     text = "\n\n".join(
         [
             f"# {manifest['config']['name']}",

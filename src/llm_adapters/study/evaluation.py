@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,11 @@ from llm_adapters.adapters.store import read_record
 from llm_adapters.config.schema import EvaluateSection
 from llm_adapters.data.templates import TEMPLATES
 from llm_adapters.errors import AdapterError, DataError, OutputError
-from llm_adapters.evaluation.runner import Score, Suite, evaluate, write_summary
+from llm_adapters.evaluation.leaks import Leaks, TrainingData
+from llm_adapters.evaluation.rows import read_rows
+from llm_adapters.evaluation.runner import evaluate
+from llm_adapters.evaluation.score import Score, means, write_summary
+from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import load_model
 from llm_adapters.study.folder import MANIFEST, fresh_folder, write_whole
 from llm_adapters.study.manifest import data_digest, environment
@@ -34,12 +38,14 @@ class Target:
         base: the source of its base model.
         folder: of its adapter; None for the bare base.
         template: the template it was trained with, if its run tells.
+        training: what it was trained on, if its run tells.
     """
 
     name: str | None
     base: str
     folder: Path | None
     template: str | None = None
+    training: TrainingData | None = None
 
 
 def read_targets(sources: Sequence[str], base: str | None, *, with_base: bool) -> list[Target]:
@@ -71,10 +77,20 @@ def _target(source: str, base: str | None) -> Target:
     config = path / "config.yaml"
     if (path / "adapter" / "adapter.json").is_file() and config.is_file():
         record = yaml.safe_load(config.read_text(encoding="utf-8"))
-        return Target(path.name, base or record["model"]["source"], path / "adapter", record["data"]["template"])
+        data = record["data"]
+        training = TrainingData(data["train"], data["size"], record["seed"])
+        return Target(path.name, base or record["model"]["source"], path / "adapter", data["template"], training)
     if (path / "adapter.json").is_file():
         name = path.parent.name if path.name == "adapter" else path.name
         return Target(name, base or str(read_record(path)["base"]["model"]), path)
+    if config.is_file():
+        raise AdapterError(f"'{source}' holds a run whose training has not ended", mend="the command that began it")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise AdapterError(f"'{source}' holds neither a run nor an adapter nor a model", mend="check the path")
+    if not path.exists() and path.parent != Path() and path.parent.is_dir():
+        raise AdapterError(
+            f"'{source}' does not exist", given=path.name, allowed=[each.name for each in path.parent.iterdir()]
+        )
     return Target(None, source, None)
 
 
@@ -104,6 +120,7 @@ def evaluate_targets(
         "suites": [[s.task.name, s.protocol.name, names[id(s.template)], data_digest(s.examples)] for s in suites],
         "settings": settings.model_dump(exclude={"batch_size", "size", "data"}),
     }
+    rows = len(targets) * sum(len(suite.examples) for suite in suites)
     known = _recorded(folder, record, force=force)
     observer.begin(f"loading {targets[0].base}", None)
     model, tokenizer = load_model(targets[0].base)
@@ -113,22 +130,40 @@ def evaluate_targets(
     observer.end(f"adapters attached: {sum(target.folder is not None for target in targets)}")
     if not known:  # only now: a mistake in the targets has left nothing behind
         fresh_folder(folder, force=force)
-        write_whole(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    rows = len(targets) * sum(len(suite.examples) for suite in suites)
-    observer.begin(f"evaluating {rows} rows", None)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    write_whole(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    leaks = Leaks({t.name: t.training.load() if t.training else None for t in targets if t.name is not None}, suites)
+    observer.begin(f"evaluating {rows} rows", rows)
     scores = evaluate(
         model, tokenizer, suites, [target.name for target in targets], settings=settings, folder=folder / "eval",
-        on_token=observer.advance,
+        leaked=leaks, on_row=observer.advance,
     )  # fmt: skip
-    write_summary(scores, folder / "eval" / "summary.json")
+    averages = means([read_rows(folder / "eval" / file) for file in files])
+    write_summary(scores, averages, folder / "eval" / "summary.json")
     observer.end("done")
-    manifest: dict[str, Any] = {**record, **environment()}
+    manifest: dict[str, Any] = {
+        **record,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "adapters": {t.name: _described(t) for t in targets if t.name is not None and t.folder is not None},
+        **environment(),
+    }
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return scores
 
 
+def _described(target: Target) -> dict[str, Any]:
+    """What a report tells about an adapter."""
+    assert target.folder is not None
+    record = read_record(target.folder)
+    return {
+        "methods": record["methods"],
+        "parameters": record["parameters"],
+        "training": None if target.training is None else asdict(target.training),
+    }
+
+
 def _recorded(folder: Path, record: dict[str, Any], *, force: bool) -> bool:
-    """Whether ``folder`` holds this very evaluation, to be gone on with.
+    """Whether ``folder`` holds this very evaluation, or one of fewer targets, to be gone on with.
 
     Raises:
         OutputError: it holds something else, and replacing it was not asked for or is not allowed.
@@ -141,7 +176,8 @@ def _recorded(folder: Path, record: dict[str, Any], *, force: bool) -> bool:
             raise OutputError(f"'{folder}' holds something else", mend="--out another/folder")
         return False
     known = json.loads(path.read_text(encoding="utf-8"))
-    if known == record and not force:
+    more = {**known, "targets": record["targets"]} == record and all(t in record["targets"] for t in known["targets"])
+    if more and not force:
         return True
     if not force:
         differ = ", ".join(key for key in record if known.get(key) != record[key])

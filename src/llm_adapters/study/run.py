@@ -21,7 +21,10 @@ from llm_adapters.config.schema import RunConfig
 from llm_adapters.data.encoding import Encoded, Template
 from llm_adapters.data.example import Example
 from llm_adapters.data.templates import get_template
-from llm_adapters.evaluation.runner import Score, Suite, evaluate, write_summary
+from llm_adapters.evaluation.leaks import Leaks
+from llm_adapters.evaluation.runner import evaluate
+from llm_adapters.evaluation.score import Score, write_summary
+from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import empty_model, find_sites, load_model
 from llm_adapters.study.begun import open_run
 from llm_adapters.study.folder import MANIFEST, write_whole
@@ -91,11 +94,13 @@ def execute(
     with open_run(folder, record, digests, observer.note, force=force):
         run = _Run.prepare(config, template, folder, observer)
         encoded, judges = run.encode(data.examples, "training"), run.encode(data.validation, "validation")
-        scores = [run.score(suite, None)] if suite else []
+        # What the best was chosen on counts as trained on.
+        leaks = Leaks({ADAPTER: [*data.examples, *data.validation]}, [suite] if suite else [])
+        scores = [run.score(suite, None, leaks)] if suite else []
         result, before = run.trained(encoded, judges, data.rows, rate, stop)
         if suite:
-            scores.append(run.score(suite, ADAPTER))
-            write_summary(scores, folder / "eval" / "summary.json")
+            scores.append(run.score(suite, ADAPTER, leaks))
+            write_summary(scores, [], folder / "eval" / "summary.json")
         manifest = {
             "config": record,
             "learning_rate": rate,
@@ -178,12 +183,12 @@ class _Run:
         self.observer.end(f"{tokens:,} tokens" + (f"; {cut} examples cut at {data.max_length} tokens" if cut else ""))
         return encoded
 
-    def score(self, suite: Suite, adapter: str | None) -> Score:
-        who = "the base" if adapter is None else "the tuned model"
-        self.observer.begin(f"evaluating {who} on {len(suite.examples)} rows of {suite.task.name}", None)
+    def score(self, suite: Suite, adapter: str | None, leaks: Leaks) -> Score:
+        who, rows = "the base" if adapter is None else "the tuned model", len(suite.examples)
+        self.observer.begin(f"evaluating {who} on {rows} rows of {suite.task.name}", rows)
         [score] = evaluate(
             self.model, self.tokenizer, [suite], [adapter], settings=self.config.evaluate, folder=self.folder / "eval",
-            on_token=self.observer.advance,
+            leaked=leaks, on_row=self.observer.advance,
         )  # fmt: skip
         interval = f"{score.low:.1%} to {score.high:.1%}"
         self.observer.end(f"{score.accuracy:.1%} correct (95 % interval {interval}), {score.unparsed} unparsed")

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from llm_adapters.config.schema import DataSection
 from llm_adapters.data.example import Example
 from llm_adapters.data.seeding import shuffled, stable_random
-from llm_adapters.data.sources import BUILT_IN, load_source
+from llm_adapters.data.sources import BUILT_IN, load_numbered, load_source
 from llm_adapters.errors import DataError
-
-GENERATED = 1000
-"""Training examples that a generator makes where the recipe does not say how many."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class TrainingData:
 
     Attributes:
         examples: what is trained on.
-        rows: the number of each of them among all that were read, from 1.
+        rows: the number of each of them in the whole file (or generator), from 1.
         validation: what is not trained on; empty without ``data.validation``.
     """
 
@@ -36,11 +33,11 @@ class TrainingData:
         Raises:
             DataError: it cannot be read, or nothing would be left to train on.
         """
-        size = section.size or (GENERATED if section.train in BUILT_IN else None)
-        examples = load_source(section.train, split="train", size=size, seed=seed)
+        numbered = load_numbered(section.train, split="train", size=section.size, seed=seed)
+        rows, examples = [place + 1 for place, _ in numbered], [example for _, example in numbered]
         asked = section.validation
         if not isinstance(asked, int):
-            return cls(examples, range(1, len(examples) + 1), [] if asked is None else _read(asked))
+            return cls(examples, rows, [] if asked is None else _read(asked))
         if asked >= len(examples):
             raise DataError(
                 f"data.validation holds out {asked} rows, and the training data has {len(examples)}",
@@ -48,7 +45,7 @@ class TrainingData:
             )
         order = shuffled(stable_random("validation", seed), range(len(examples)))
         held_out, rest = sorted(order[:asked]), sorted(order[asked:])
-        return cls([examples[i] for i in rest], [i + 1 for i in rest], [examples[i] for i in held_out])
+        return cls([examples[i] for i in rest], [rows[i] for i in rest], [examples[i] for i in held_out])
 
 
 def _read(source: str) -> list[Example]:

@@ -1,0 +1,58 @@
+"""Which rows of test sets the training data of the evaluated adapters give away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llm_adapters.data.contamination import contamination
+from llm_adapters.data.example import Example
+from llm_adapters.data.sources import load_source
+from llm_adapters.errors import DataError
+from llm_adapters.evaluation.suite import Suite
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run was trained on, as its configuration names it."""
+
+    source: str
+    size: int | None
+    seed: int
+
+    def load(self) -> list[Example] | None:
+        """Its examples; None if they cannot be had here any more."""
+        try:
+            return load_source(self.source, split="train", size=self.size, seed=self.seed)
+        except (DataError, OSError):
+            return None
+
+
+class Leaks:
+    """By set, the rows that the training data of an adapter give away.
+
+    For the bare base, which was trained on none of them, the rows count that any of the adapters' data give away:
+    so it stands beside them on the same rows.
+    """
+
+    def __init__(self, by_adapter: Mapping[str, Sequence[Example] | None], suites: Sequence[Suite]) -> None:
+        known: dict[int, dict[str, set[int]]] = {}
+        self.found: dict[str, dict[str, set[int]] | None] = {}
+        for name, examples in by_adapter.items():
+            if examples is not None and id(examples) not in known:
+                known[id(examples)] = given_away(examples, suites)
+            self.found[name] = None if examples is None else known[id(examples)]
+
+    def __call__(self, adapter: str | None, suite: Suite) -> set[int] | None:
+        """Row numbers of ``suite``; None if the training data are not known."""
+        if adapter is not None:
+            own = self.found.get(adapter)
+            return None if own is None else own[suite.file]
+        each = [own[suite.file] for own in self.found.values() if own is not None]
+        return set.union(*each) if each else None
+
+
+def given_away(training: Sequence[Example], suites: Sequence[Suite]) -> dict[str, set[int]]:
+    """By the file name of each suite, the numbers of its rows that ``training`` gives away in any way."""
+    report = contamination(training, {suite.file: suite.examples for suite in suites})
+    return {suite.file: {suite.numbers[row] for row in report.sets[suite.file].test_rows()} for suite in suites}
