@@ -13,6 +13,7 @@ from llm_adapters.study.begun import differences
 from llm_adapters.study.folder import exclusively
 from llm_adapters.study.run import execute, read_config
 from llm_adapters.study.training_data import TrainingData
+from llm_adapters.train import Stop
 from tiny_folder import sums, tiny_folder
 from tiny_training import checkpoints, metrics, same
 
@@ -154,6 +155,21 @@ def test_changed_data_is_not_gone_on_with(place: Path) -> None:
                 _run(place, "changed")
         finally:
             path.write_text(text)
+
+
+def test_being_asked_after_the_last_step_keeps_the_training(place: Path, whole: Path) -> None:
+    stop = Stop()
+
+    class Asking(Watching):
+        def end(self, result: str) -> None:
+            stop.asked = stop.asked or "steps, loss" in result
+
+    with pytest.raises(Stopped, match="after training"):
+        execute(read_config(None, _settings(place)), place / "asked", Asking(), stop=stop)
+    watching = Watching()
+    _run(place, "asked", watching)
+    assert not any("rate" in begun for begun in watching.begun)
+    assert (place / "asked/eval/test.jsonl").read_bytes() == (whole / "eval/test.jsonl").read_bytes()
 
 
 def test_training_alone_goes_on_with_what_a_run_began(place: Path, whole: Path) -> None:

@@ -21,6 +21,7 @@ from llm_adapters.config.schema import RunConfig
 from llm_adapters.data.encoding import Encoded, Template
 from llm_adapters.data.example import Example
 from llm_adapters.data.templates import get_template
+from llm_adapters.errors import Stopped
 from llm_adapters.evaluation.leaks import Leaks
 from llm_adapters.evaluation.runner import evaluate
 from llm_adapters.evaluation.score import Score, write_summary
@@ -211,6 +212,8 @@ class _Run:
             here = time.perf_counter() - started
             self.adapter.save(saved, overwrite=True)
             write_whole(record, json.dumps(asdict(result)) + "\n")
+            if stop is not None and stop.asked:  # after the last look of the loop
+                raise Stopped("stopped after training")
         detach(self.model, ADAPTER)
         attach(self.model, saved, ADAPTER)
         return result, max(0.0, result.seconds - here)

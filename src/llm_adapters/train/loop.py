@@ -58,11 +58,12 @@ class Loop:
                     if on_step is not None:
                         on_step(row)
                     best = self._validate(log)
-                    if best or self.stop.asked or self._due(time.perf_counter() - written):
+                    asked = self.stop.asked  # once: a signal may come between two looks
+                    if best or asked or self._due(time.perf_counter() - written):
                         log.sync()
                         self.checkpoints.save(position.step, self.state.files(), best=position.best_step)
                         written = time.perf_counter()
-                    if self.stop.asked:
+                    if asked:
                         raise Stopped(f"stopped after step {position.step} of {self.steps}")
         finally:
             log.close()
