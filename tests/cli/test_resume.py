@@ -128,7 +128,9 @@ def test_ctrl_c_while_evaluating_the_base_stops_at_once(place: Path) -> None:
 
 def test_ctrl_c_elsewhere_is_said(place: Path) -> None:
     """Typer by itself says nothing."""
-    adapter = place / "a" / "adapter"
+    code, said = _command(place, "train", "tiny.yaml", "--out", "trained", "--set", "train.steps=2")
+    assert code == 0, said
+    adapter = place / "trained" / "adapter"
     out = place / "evaluation"
     code, said = _command(
         place, "evaluate", str(adapter), "--base", "model", "--benchmarks", "test.jsonl", "--out", "evaluation",
