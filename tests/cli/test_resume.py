@@ -47,6 +47,7 @@ def _command(place: Path, *arguments: str, until: Callable[[], bool] | None = No
             os.dup2(handle, 2)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
             sys.argv = ["llm-adapters", *arguments]
             main()
             code = 0

@@ -16,7 +16,7 @@ class Stop:
     """Within ``with stop:`` the first SIGTERM or Ctrl-C stops at once, within ``with stop.deferred():`` when it suits.
 
     A second Ctrl-C is a ``KeyboardInterrupt`` wherever it comes. Outside the main thread, where Python handles no
-    signals, nothing changes.
+    signals, nothing changes, and a signal that is ignored (Ctrl-C, for a job in the background) stays so.
 
     Attributes:
         asked: whether somebody has asked.
@@ -29,7 +29,8 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+            heard = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(self, *_failure: object) -> None:
