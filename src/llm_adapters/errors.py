@@ -73,7 +73,7 @@ class DataError(UserError):
 
 
 class TrainingError(UserError):
-    """Training cannot go on: the loss is not a number."""
+    """Training cannot go on: a loss is not a number, or one row does not fit into memory."""
 
 
 class OutputError(UserError):
@@ -88,6 +88,13 @@ class MissingExtraError(UserError):
             f"{purpose} needs the package '{package}', which is not installed",
             mend=f"pip install 'llm-adapters[{extra}]'",
         )
+
+
+class Stopped(BaseException):
+    """Somebody asked for the run to stop (SIGTERM, Ctrl-C), and it has: nothing is lost.
+
+    No error, and no ``Exception``: ``except Exception`` in some library must not swallow it.
+    """
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:

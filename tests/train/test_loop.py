@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,39 +12,23 @@ import llm_adapters as la
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import DataError, TrainingError
-from llm_adapters.train import train
-from llm_adapters.train.loop import total_steps
+from llm_adapters.train import total_steps, train
 from tiny import tiny_model
+from tiny_training import examples, metrics, tiny_training
+
+NO_DROPOUT = la.method("lora", rank=4)
 
 
-def _examples(count: int = 24) -> list[Encoded]:
-    generator = torch.Generator().manual_seed(0)
-    rows = []
-    for i in range(count):
-        start = int(torch.randint(3, 40, (1,), generator=generator))
-        ids = list(range(start, start + 5 + i % 4))
-        rows.append(Encoded(ids, [-100] * 2 + ids[2:], truncated=False))
-    return rows
-
-
-def _train(
-    folder: Path, seed: int = 0, dropout: float = 0.1, **settings: object
-) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    model = tiny_model("llama")
-    torch.manual_seed(seed)
-    adapter = la.attach(model, la.method("lora", rank=4, dropout=dropout), "a")
-    folder.mkdir(exist_ok=True)
-    recipe = TrainSection.parse({"epochs": 2, "batch_size": 8, "warmup": 2, **settings}, where="test")
-    train(model, adapter, _examples(), recipe, learning_rate=1e-2, pad_id=0, seed=seed, folder=folder)
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {key: value.clone() for key, value in adapter.state_dict().items()}, metrics
+def _train(folder: Path, **options: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    _, state = tiny_training(folder, **options)
+    return state, metrics(folder)
 
 
 def test_the_loss_falls_and_every_step_is_logged(tmp_path: Path) -> None:
-    _, metrics = _train(tmp_path, epochs=10)
-    assert [row["step"] for row in metrics] == list(range(1, 31))
-    assert sum(row["loss"] for row in metrics[-5:]) < 0.7 * sum(row["loss"] for row in metrics[:5])
-    assert metrics[0]["learning_rate"] == pytest.approx(5e-3)
+    _, rows = _train(tmp_path, epochs=10)
+    assert [row["step"] for row in rows] == list(range(1, 31))
+    assert sum(row["loss"] for row in rows[-5:]) < 0.7 * sum(row["loss"] for row in rows[:5])
+    assert rows[0]["learning_rate"] == pytest.approx(5e-3)
 
 
 def test_one_seed_gives_bit_equal_adapters_and_another_seed_does_not(tmp_path: Path) -> None:
@@ -55,8 +40,8 @@ def test_one_seed_gives_bit_equal_adapters_and_another_seed_does_not(tmp_path: P
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
-    _, whole = _train(tmp_path / "a", dropout=0.0)
-    _, split = _train(tmp_path / "b", dropout=0.0, micro_batch=3)
+    _, whole = _train(tmp_path / "a", recipe=NO_DROPOUT)
+    _, split = _train(tmp_path / "b", recipe=NO_DROPOUT, micro_batch=3)
     for key in ("loss", "grad_norm"):
         assert [row[key] for row in split] == pytest.approx([row[key] for row in whole], rel=1e-4)
 
@@ -69,7 +54,7 @@ def test_checkpoints_hold_the_adapter_and_its_moments(tmp_path: Path) -> None:
     moments = load_file(last / "optimizer.safetensors")
     assert {key.rpartition("/")[2] for key in moments} == {"step", "exp_avg", "exp_avg_sq"}
     assert len(moments) == 3 * len(state)
-    assert json.loads((last / "position.json").read_text())["step"] == 6
+    assert json.loads((last / "position.json").read_text())["position"]["step"] == 6
 
 
 def test_steps_count_partial_batches_and_obey_the_cap() -> None:
@@ -94,16 +79,10 @@ def test_a_loss_that_is_no_number_stops_before_the_step_and_leaves_the_model_as_
         model.get_input_embeddings().weight.fill_(float("nan"))
     recipe = TrainSection(gradient_checkpointing=True)
     with pytest.raises(TrainingError, match="learning rate"):
-        train(model, adapter, _examples(), recipe, learning_rate=1e-3, pad_id=0, seed=0, folder=tmp_path)
+        train(model, adapter, examples(24), recipe, learning_rate=1e-3, pad_id=0, seed=0, folder=tmp_path)
     assert all(torch.equal(value, before[key]) for key, value in adapter.state_dict().items())
     assert not model.training
     assert not model.is_gradient_checkpointing
-
-
-def test_a_checkpoint_can_be_attached(tmp_path: Path) -> None:
-    state, _ = _train(tmp_path, checkpoint_every=6)
-    again = la.attach(tiny_model("llama"), tmp_path / "checkpoints" / "step-6", "again")
-    assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
 
 
 def test_a_mixed_precision_left_by_something_else_does_not_touch_the_base(tmp_path: Path) -> None:
@@ -114,7 +93,7 @@ def test_a_mixed_precision_left_by_something_else_does_not_touch_the_base(tmp_pa
         ids = torch.arange(3, 13)[None]
         before = model(ids).logits
         adapter = la.attach(model, la.method("lora"), "a")
-        train(model, adapter, _examples(8), TrainSection(), learning_rate=1e-3, pad_id=0, seed=0, folder=tmp_path)
+        train(model, adapter, examples(8), TrainSection(), learning_rate=1e-3, pad_id=0, seed=0, folder=tmp_path)
         la.detach(model)
         assert torch.equal(model(ids).logits, before)
     finally:

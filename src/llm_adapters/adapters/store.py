@@ -25,33 +25,22 @@ FORMAT = 1
 _RECORD, _TENSORS = "adapter.json", "adapter.safetensors"
 
 
-def save(adapter: Adapter, folder: Path, *, overwrite: bool = False, fold: bool = True) -> Path:
-    """Write an adapter into ``folder``, all or nothing; with ``fold``, without what only training needs.
+def save(adapter: Adapter, folder: Path, *, overwrite: bool = False) -> Path:
+    """Write an adapter into ``folder``, all or nothing and without what only training needs.
 
     Raises:
         OutputError: the folder holds something already and ``overwrite`` is not set.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
         raise OutputError(f"'{folder}' exists", mend="another folder, or overwrite=True (--force)")
-    folded = adapter.folded() if fold else adapter
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in folded.state_dict().items()}
-    data = tensors_to_bytes(state, metadata={"format": "pt"})
-    record = {
-        "format": FORMAT,
-        "name": adapter.name,
-        "methods": [method.recipe() for method in folded.methods],
-        "parameters": folded.count(),
-        "base": fingerprint(adapter.base),
-        "tensors_sha256": hashlib.sha256(data).hexdigest(),
-    }
-    record["sha256"] = _digest(record)
+    contents = files_of(adapter.folded())
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
             fresh = Path(temporary) / folder.name
             fresh.mkdir()
-            write_synced(fresh / _TENSORS, data)
-            write_synced(fresh / _RECORD, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+            for name, data in contents.items():
+                write_synced(fresh / name, data)
             if folder.exists():
                 _replace(folder, fresh, Path(temporary) / "old")
             else:
@@ -61,6 +50,22 @@ def save(adapter: Adapter, folder: Path, *, overwrite: bool = False, fold: bool 
             f"'{folder}' cannot be written: {failure.strerror or failure}", mend="another folder, or free some space"
         ) from failure
     return folder
+
+
+def files_of(adapter: Adapter) -> dict[str, bytes]:
+    """The names and contents of an adapter's files, nothing folded away; the record comes last."""
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in adapter.state_dict().items()}
+    data = tensors_to_bytes(state, metadata={"format": "pt"})
+    record = {
+        "format": FORMAT,
+        "name": adapter.name,
+        "methods": [method.recipe() for method in adapter.methods],
+        "parameters": adapter.count(),
+        "base": fingerprint(adapter.base),
+        "tensors_sha256": hashlib.sha256(data).hexdigest(),
+    }
+    record["sha256"] = _digest(record)
+    return {_TENSORS: data, _RECORD: (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()}
 
 
 def _replace(folder: Path, fresh: Path, aside: Path) -> None:

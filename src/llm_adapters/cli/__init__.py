@@ -21,6 +21,7 @@ for command in (run, train, evaluate, compare, report, sites, methods):
     app.command(command.NAME)(command.command)
 app.command(lm_eval.NAME, context_settings=lm_eval.SETTINGS)(lm_eval.command)
 app.add_typer(data.app, name=data.NAME)
+INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt, without a word
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
     except OSError as failure:  # a full disk, a folder that cannot be written
         typer.echo(f"error: {failure.filename or 'a file'}: {failure.strerror or failure}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            typer.echo("interrupted", err=True)
+        raise

@@ -18,7 +18,7 @@ class Progress:
     def __init__(self) -> None:
         self.console = Console(file=sys.stderr)
         self.bar: Bar | None = None
-        self.what, self.total, self.done, self.note = "", 0, 0, ""
+        self.what, self.total, self.done = "", 0, 0
         self.started = self.said = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -51,6 +51,10 @@ class Progress:
             self.said = time.monotonic()
             where = f"{self.done}/{self.total}" if self.total else f"{self.done} tokens"
             self.console.print(f"  {where} after {self.said - self.started:.0f} s  {note}", highlight=False)
+
+    def note(self, text: str) -> None:
+        """Something worth knowing, such as damage that was found."""
+        self.console.print(text, highlight=False, markup=False)
 
     def end(self, result: str) -> None:
         """What began is done."""

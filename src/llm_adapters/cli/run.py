@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 import typer
 
 from llm_adapters.cli.options import ConfigFile, Force, Out, Set
 from llm_adapters.cli.progress import Progress
+from llm_adapters.errors import Stopped
 
 NAME = "run"
 
 
 def command(config: ConfigFile = None, set_: Set = None, out: Out = None, force: Force = False) -> None:
-    """Evaluate the base, train an adapter, evaluate again, write a report."""
+    """Evaluate the base, train an adapter, evaluate again, write a report; goes on with an interrupted run."""
     carry_out(config, set_, out, force=force, score=True)
 
 
@@ -21,10 +24,19 @@ def carry_out(config: Path | None, set_: list[str] | None, out: Path | None, *, 
     """Read the configuration, execute the run, write its report and show the result."""
     from llm_adapters.report import write_report
     from llm_adapters.study.run import execute, read_config
+    from llm_adapters.train import Stop
 
     settings = read_config(config, set_ or [])
-    with Progress() as progress:
-        folder = execute(settings, out or Path("runs") / settings.name, progress, force=force, score=score)
+    try:
+        with Stop() as stop, Progress() as progress:
+            folder = execute(
+                settings, out or Path("runs") / settings.name, progress, force=force, score=score, stop=stop
+            )
+    except Stopped as stopped:
+        # --force would start again.
+        again = shlex.join(["llm-adapters", *(part for part in sys.argv[1:] if part != "--force")])
+        typer.echo(f"{stopped}; to go on: {again}", err=True)
+        return
     report = write_report(folder)
     table = [line for line in report.read_text(encoding="utf-8").split("## Cost")[0].splitlines()[1:] if line]
     typer.echo("\n".join(["", *table, "", f"report: {report}", f"adapter: {folder / 'adapter'}"]))

@@ -9,5 +9,5 @@ NAME = "train"
 
 
 def command(config: ConfigFile = None, set_: Set = None, out: Out = None, force: Force = False) -> None:
-    """Train an adapter only; ``run`` also evaluates before and after."""
+    """Train an adapter only, or go on with it; ``run`` also evaluates before and after."""
     carry_out(config, set_, out, force=force, score=False)

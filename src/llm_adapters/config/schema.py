@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,10 +12,11 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationInfo,
     WrapSerializer,
+    model_validator,
 )
 
 from llm_adapters.config.strict import Strict
-from llm_adapters.errors import MethodError
+from llm_adapters.errors import ConfigError, MethodError
 
 Count = Annotated[int, Field(gt=0, strict=True)]
 Rate = Annotated[float, Field(gt=0)]
@@ -30,10 +31,14 @@ class ModelSection(Strict):
 
 
 class DataSection(Strict):
-    """What is trained on, and how an example becomes text. ``size`` empty is all of a file, or 1,000 generated."""
+    """What is trained on, and how an example becomes text. ``size`` empty is all of a file, or 1,000 generated.
+
+    ``validation`` is a data file or benchmark, or a number of rows to hold out from the training data.
+    """
 
     train: str = "word-problems"
     size: Count | None = None
+    validation: Count | str | None = None
     template: str = "plain"
     train_on: Literal["completion", "all"] = "completion"
     max_length: Count = 256
@@ -53,6 +58,10 @@ class TrainSection(Strict):
 
     ``learning_rate`` is one number, or one a method (``{lora: 3e-4, prefix: 3e-2}``); a method without one takes
     its own. ``steps`` caps ``epochs``.
+
+    A checkpoint is written every ``checkpoint_every`` steps, after ``checkpoint_minutes`` without one, and at a new
+    best by validation; the last ``keep_checkpoints`` and the best stay. ``validate_every`` empty is once an epoch;
+    ``patience`` validations in a row without a new best end the training.
     """
 
     epochs: Rate = 3
@@ -65,6 +74,10 @@ class TrainSection(Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     checkpoint_every: Count | None = None
+    checkpoint_minutes: Rate | None = 10
+    keep_checkpoints: Count = 2
+    validate_every: Count | None = None
+    patience: Count | None = None
     gradient_checkpointing: bool = False
 
 
@@ -108,3 +121,13 @@ class RunConfig(Strict):
     data: DataSection = DataSection()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
+
+    @model_validator(mode="after")
+    def _validation_is_there(self) -> Self:
+        lost = [name for name in ("validate_every", "patience") if getattr(self.train, name) is not None]
+        if lost and self.data.validation is None:
+            raise ConfigError(
+                f"train.{lost[0]} needs validation data",
+                mend="data.validation: 100 holds out 100 rows; a file's path is possible too",
+            )
+        return self

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llm_adapters.errors import OutputError
 
 MANIFEST = "manifest.json"
-_FILES = {"config.yaml", "evaluation.json", "metrics.jsonl", "report.md", "report.html", MANIFEST}
+_FILES = {
+    "begun.json", "config.yaml", "evaluation.json", "metrics.jsonl", "report.md", "report.html", "training.json",
+    MANIFEST,
+}  # fmt: skip
 _FOLDERS = {"adapter", "checkpoints", "eval"}
 
 
@@ -33,10 +39,44 @@ def fresh_folder(folder: Path, *, force: bool) -> Path:
     return folder
 
 
+@contextmanager
+def exclusively(folder: Path) -> Iterator[None]:
+    """Hold a folder alone; a kill lets go of it. On file systems that know no locks nothing is held.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another process is writing into '{folder}'", mend="wait for it, or --out another/folder"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_leftover(entry: Path) -> bool:
+    """Whether a kill has left this of something that was being written: ``.NAME-PROCESS``, ``.adapter-RANDOM``."""
+    name, _, mark = entry.name.removeprefix(".").rpartition("-")
+    known = (name in _FILES and mark.isdecimal()) or (name == "adapter" and len(mark) == len("abcd1234"))
+    return known and entry.name.startswith(".") and not entry.is_symlink()
+
+
+def remove(entry: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
 def _clear(folder: Path) -> None:
     """Remove what a run has written; anything else that lies there stops it, before anything is removed."""
     inside = [] if folder.is_symlink() or not folder.is_dir() else list(folder.iterdir())
-    ours = [entry for entry in inside if entry.name in (_FOLDERS if entry.is_dir() else _FILES)]
+    ours = [entry for entry in inside if entry.name in (_FOLDERS if entry.is_dir() else _FILES) or is_leftover(entry)]
     foreign = [entry.name for entry in inside if entry.is_symlink() or entry not in ours]
     if foreign or not inside:
         raise OutputError(
@@ -45,7 +85,7 @@ def _clear(folder: Path) -> None:
             mend="--out another/folder",
         )
     for entry in inside:
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        remove(entry)
 
 
 def write_whole(path: Path, text: str) -> None:

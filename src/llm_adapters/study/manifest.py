@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import resource
 import sys
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,9 @@ import psutil
 import torch
 
 import llm_adapters
-from llm_adapters.data.encoding import Encoded
-from llm_adapters.data.example import Example
+from llm_adapters.data.digest import data_digest
+
+__all__ = ["code_digest", "data_digest", "environment", "peak_memory_bytes"]
 
 _PACKAGES = ("llm-adapters", "torch", "transformers", "accelerate", "safetensors", "tokenizers")
 
@@ -45,15 +44,6 @@ def code_digest() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def data_digest(examples: Sequence[Example] | Sequence[Encoded]) -> str:
-    """SHA-256 over examples, or over encoded examples: then template and tokenizer count too."""
-    fields = [
-        [e.input_ids, e.labels] if isinstance(e, Encoded) else [e.instruction, e.input, e.output, e.answer]
-        for e in examples
-    ]
-    return hashlib.sha256(json.dumps(fields, ensure_ascii=False).encode()).hexdigest()
 
 
 def peak_memory_bytes() -> int:

@@ -1,4 +1,4 @@
-"""One run: evaluate the base, train, evaluate again; everything lands in one folder."""
+"""One run: evaluate the base, train, evaluate again; everything lands in one folder, and a kill loses little."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import yaml
 
 from llm_adapters.adapters.adapter import Adapter
-from llm_adapters.adapters.attach import attach
+from llm_adapters.adapters.attach import attach, detach
 from llm_adapters.adapters.base import Base
 from llm_adapters.adapters.fingerprint import fingerprint
 from llm_adapters.adapters.method import methods, parse_method
@@ -21,27 +20,32 @@ from llm_adapters.config.files import override, read_yaml
 from llm_adapters.config.schema import RunConfig
 from llm_adapters.data.encoding import Encoded, Template
 from llm_adapters.data.example import Example
-from llm_adapters.data.sources import load_source
 from llm_adapters.data.templates import get_template
+from llm_adapters.errors import Stopped
 from llm_adapters.evaluation.leaks import Leaks
 from llm_adapters.evaluation.runner import evaluate
 from llm_adapters.evaluation.score import Score, write_summary
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import empty_model, find_sites, load_model
-from llm_adapters.study.folder import MANIFEST, fresh_folder, write_whole
+from llm_adapters.study.begun import open_run
+from llm_adapters.study.folder import MANIFEST, write_whole
 from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
-from llm_adapters.train import TrainResult, total_steps, train
+from llm_adapters.study.training_data import TrainingData
+from llm_adapters.train import Metrics, Stop, TrainResult, total_steps, train
 
 ADAPTER = "tuned"
 """Name of the trained adapter on the run's model, and of its rows in the predictions."""
+TRAINING = "training.json"
+"""What training took and gave; written when ``adapter`` holds its result."""
 
 
 class Observer(Protocol):
-    """Whoever watches a run: told what begins, how far it is, and what came out."""
+    """Whoever watches a run: told what begins, how far it is, what came out, and what is worth knowing besides."""
 
     def begin(self, what: str, total: int | None) -> None: ...
     def advance(self, amount: int, note: str = "") -> None: ...
     def end(self, result: str) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 def read_config(path: Path | None, assignments: Sequence[str] = ()) -> RunConfig:
@@ -52,52 +56,69 @@ def read_config(path: Path | None, assignments: Sequence[str] = ()) -> RunConfig
     )
 
 
-def execute(config: RunConfig, folder: Path, observer: Observer, *, force: bool = False, score: bool = True) -> Path:
-    """Carry out a run.
+def execute(
+    config: RunConfig,
+    folder: Path,
+    observer: Observer,
+    *,
+    force: bool = False,
+    score: bool = True,
+    stop: Stop | None = None,
+) -> Path:
+    """Carry out a run, or go on with it where the same run was interrupted in ``folder``.
 
     Args:
         config: what to do.
         folder: where everything is written; the manifest comes last and marks the run as complete.
         observer: told of the progress.
-        force: replace an earlier run in ``folder``.
+        force: start again, replacing an earlier run in ``folder``.
         score: evaluate before and after; otherwise train only.
+        stop: asked after every training step whether to stop.
+
+    Raises:
+        UserError: anything that the user can mend, as far as possible before weights are loaded.
+        Stopped: ``stop`` was asked; the same call goes on.
     """
     started = time.perf_counter()
     template = get_template(config.data.template)
-    training = load_source(config.data.train, split="train", size=config.data.size, seed=config.seed)
+    data = TrainingData.of(config.data, config.seed)
     asked = config.evaluate
     suite = Suite.of(asked.data, asked.size, config.seed, config.data.template) if score else None
     rate = learning_rate(config)
     check_methods(config)
-    fresh_folder(folder, force=force)
     record = config.model_dump(mode="json")
-    (folder / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-    run = _Run.prepare(config, template, folder, observer)
-    encoded = run.encode(training)
-    leaks = Leaks({ADAPTER: training}, [suite] if suite else [])
-    scores = [run.score(suite, None, leaks)] if suite else []
-    result = run.train(encoded, rate)
-    run.adapter.save(folder / "adapter")
-    if suite:
-        scores.append(run.score(suite, ADAPTER, leaks))
-        write_summary(scores, [], folder / "eval" / "summary.json")
-    manifest = {
-        "config": record,
-        "learning_rate": rate,
-        "training": asdict(result),
-        "parameters": {"trained": run.adapter.count(), "base": run.base_parameters},
-        "base": fingerprint(run.adapter.base),
-        "data": {
-            "train": data_digest(training),
-            "encoded": data_digest(encoded),
-            "test": data_digest(suite.examples if suite else []),
-        },
-        "seconds": round(time.perf_counter() - started, 1),
-        "peak_memory_bytes": peak_memory_bytes(),
-        **environment(),
+    digests = {
+        "training": data_digest(data.examples),
+        "validation": data_digest(data.validation),
+        "test": data_digest(suite.examples) if suite else None,
     }
-    write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    with open_run(folder, record, digests, observer.note, force=force):
+        run = _Run.prepare(config, template, folder, observer)
+        encoded, judges = run.encode(data.examples, "training"), run.encode(data.validation, "validation")
+        # What the best was chosen on counts as trained on.
+        leaks = Leaks({ADAPTER: [*data.examples, *data.validation]}, [suite] if suite else [])
+        scores = [run.score(suite, None, leaks)] if suite else []
+        result, before = run.trained(encoded, judges, data.rows, rate, stop)
+        if suite:
+            scores.append(run.score(suite, ADAPTER, leaks))
+            write_summary(scores, [], folder / "eval" / "summary.json")
+        manifest = {
+            "config": record,
+            "learning_rate": rate,
+            "training": asdict(result),
+            "parameters": {"trained": run.adapter.count(), "base": run.base_parameters},
+            "base": fingerprint(run.adapter.base),
+            "data": {
+                "train": digests["training"],
+                "validation": digests["validation"],
+                "encoded": data_digest(encoded),
+                "test": data_digest(suite.examples if suite else []),
+            },
+            "seconds": round(before + time.perf_counter() - started, 1),
+            "peak_memory_bytes": peak_memory_bytes(),
+            **environment(),
+        }
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return folder
 
 
@@ -149,8 +170,10 @@ class _Run:
         observer.end(f"{total:,} frozen parameters, {adapter.count():,} trained ({adapter.count() / total:.2%})")
         return cls(config, template, folder, observer, model, tokenizer, adapter, total)
 
-    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        self.observer.begin(f"encoding {len(examples)} training examples", None)
+    def encode(self, examples: Sequence[Example], what: str) -> list[Encoded]:
+        if not examples:
+            return []
+        self.observer.begin(f"encoding {len(examples)} {what} examples", None)
         data = self.config.data
         encoded = [
             self.template.encode(self.tokenizer, example, max_length=data.max_length, train_on=data.train_on)
@@ -172,14 +195,47 @@ class _Run:
         self.observer.end(f"{score.accuracy:.1%} correct (95 % interval {interval}), {score.unparsed} unparsed")
         return score
 
-    def train(self, encoded: Sequence[Encoded], rate: float) -> TrainResult:
+    def trained(
+        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float, stop: Stop | None
+    ) -> tuple[TrainResult, float]:
+        """Train and save the adapter, unless that is done; then attach what was saved, to be evaluated.
+
+        Returns:
+            The result, and the seconds of training that earlier sessions took.
+        """
+        record, saved, here = self.folder / TRAINING, self.folder / "adapter", 0.0
+        if record.exists():
+            result = TrainResult(**json.loads(record.read_text(encoding="utf-8")))
+        else:
+            started = time.perf_counter()
+            result = self._train(encoded, judges, rows, rate, stop)
+            here = time.perf_counter() - started
+            self.adapter.save(saved, overwrite=True)
+            write_whole(record, json.dumps(asdict(result)) + "\n")
+            if stop is not None and stop.asked:  # after the last look of the loop
+                raise Stopped("stopped after training")
+        detach(self.model, ADAPTER)
+        attach(self.model, saved, ADAPTER)
+        return result, max(0.0, result.seconds - here)
+
+    def _train(
+        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float, stop: Stop | None
+    ) -> TrainResult:
         self.observer.begin(f"training at learning rate {rate:g}", total_steps(len(encoded), self.config.train))
+        done = 0
+
+        def on_step(row: Metrics) -> None:
+            nonlocal done
+            self.observer.advance(
+                int(row["step"]) - done, f"loss {row['loss']:.3f}, {row['tokens_per_second']:.0f} tokens/s"
+            )
+            done = int(row["step"])
+
         result = train(
             self.model, self.adapter, encoded, self.config.train, learning_rate=rate,
-            pad_id=self.tokenizer.pad_token_id, seed=self.config.seed, folder=self.folder,
-            on_step=lambda step: self.observer.advance(
-                1, f"loss {step['loss']:.3f}, {step['tokens_per_second']:.0f} tokens/s"
-            ),
+            pad_id=self.tokenizer.pad_token_id, seed=self.config.seed, folder=self.folder, validation=judges,
+            rows=rows, stop=stop, on_step=on_step, on_note=self.observer.note,
         )  # fmt: skip
-        self.observer.end(f"{result.steps} steps, loss {result.first_loss:.3f} → {result.last_loss:.3f}")
+        best = f"; best validation {result.best_loss:.3f} after step {result.best_step}" if result.best_step else ""
+        self.observer.end(f"{result.steps} steps, loss {result.first_loss:.3f} → {result.last_loss:.3f}{best}")
         return result

@@ -1,5 +1,8 @@
 """Training: the loop, its schedule, its checkpoints."""
 
-from llm_adapters.train.loop import TrainResult, total_steps, train
+from llm_adapters.train.metrics import Metrics
+from llm_adapters.train.order import total_steps
+from llm_adapters.train.stop import Stop
+from llm_adapters.train.training import TrainResult, train
 
-__all__ = ["TrainResult", "total_steps", "train"]
+__all__ = ["Metrics", "Stop", "TrainResult", "total_steps", "train"]

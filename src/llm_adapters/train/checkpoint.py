@@ -1,50 +1,133 @@
-"""Checkpoints: the adapter as it is trained, its optimiser, random state and position; nothing is pickled."""
+"""Checkpoints on disk: folders that are there whole or not at all, and prove it by their checksums."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor
-from torch.optim import Optimizer
+from llm_adapters.adapters.store import write_synced
+from llm_adapters.train.disk import sync_folder, writing
 
-from llm_adapters.adapters.adapter import Adapter
-from llm_adapters.adapters.store import save, write_synced
+RECORD = "checkpoint.json"
+FORMAT = 1
 
 
-def save_checkpoint(folder: Path, adapter: Adapter, optimizer: Optimizer, position: dict[str, Any]) -> Path:
-    """Write ``folder/step-N``, whole or not at all.
-
-    It holds an adapter folder's files, so that it can be attached, with reparametrizations not folded away.
+class Checkpoints:
+    """The folder ``checkpoints`` of a run, with ``step-N`` for every checkpoint that is kept.
 
     Args:
-        folder: the ``checkpoints`` folder of a run.
-        adapter: what is trained.
-        optimizer: its moments are written under the adapter's parameter names.
-        position: where training stands; ``step`` names the folder.
+        folder: need not exist.
+        keep: how many of the last ones stay; the best that one of these names stays with it.
+        note: told of damage.
     """
-    final = folder / f"step-{position['step']}"
-    fresh = folder / f".{final.name}-{os.getpid()}"
-    shutil.rmtree(fresh, ignore_errors=True)
-    save(adapter, fresh, fold=False)
-    write_synced(fresh / "optimizer.safetensors", tensors_to_bytes(_moments(adapter, optimizer)))
-    write_synced(fresh / "random.safetensors", tensors_to_bytes({"torch": torch.get_rng_state()}))
-    write_synced(fresh / "position.json", (json.dumps(position, indent=2) + "\n").encode())
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(fresh, final)
-    return final
+
+    def __init__(self, folder: Path, keep: int, note: Callable[[str], None]) -> None:
+        self.folder, self.keep, self.note = folder, keep, note
+        self.last: Path | None = None
+
+    def at(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.folder / f"step-{step}"
+
+    def save(self, step: int, files: Mapping[str, bytes], *, best: int | None) -> None:
+        """Write a checkpoint, then remove those that are no longer kept.
+
+        Every file is on disk before the record with their checksums, and the record before the folder gets its name.
+
+        Args:
+            step: it names the folder.
+            files: names and contents.
+            best: the step of the checkpoint with the best adapter so far, maybe this one.
+
+        Raises:
+            OutputError: it cannot be written; what was written of it is removed again.
+        """
+        fresh = self.folder / f".step-{step}-{os.getpid()}"
+        record = {
+            "format": FORMAT,
+            "step": step,
+            "best": best,
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        }
+        kept = f"the last good checkpoint is '{self.last}'" if self.last else "there is no earlier checkpoint"
+        try:
+            with writing(self.at(step), kept):
+                fresh.mkdir(parents=True)
+                for name, data in files.items():
+                    write_synced(fresh / name, data)
+                write_synced(fresh / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+                sync_folder(fresh)
+                os.replace(fresh, self.at(step))
+                sync_folder(self.folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        self.last = self.at(step)
+        self._prune()
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is whole, with the best that it names; None where there is none.
+
+        What a kill has left half written is removed silently, a damaged checkpoint with a note.
+        """
+        for leftover in self.folder.glob(".step-*"):
+            shutil.rmtree(leftover)
+        for step in reversed(self._steps()):
+            problem = damage(self.at(step)) or self._damage_of_best(step)
+            if problem is None:
+                self.last = self.at(step)
+                return self.last
+            self.note(f"the checkpoint '{self.at(step)}' cannot be used and is removed: {problem}")
+            self._remove(step)
+        return None
+
+    def _damage_of_best(self, step: int) -> str | None:
+        best = read_record(self.at(step))["best"]
+        problem = None if best in (None, step) else damage(self.at(best))
+        return problem and f"the best adapter so far lies in step-{best}, where {problem}"
+
+    def _steps(self) -> list[int]:
+        """The steps that have a checkpoint, whole or damaged, in order."""
+        names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _prune(self) -> None:
+        last = self._steps()[-self.keep :]
+        kept = {*last, *(read_record(self.at(step))["best"] for step in last)}
+        for step in self._steps():
+            if step not in kept:
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        """Remove a checkpoint; it loses its name first, so that a kill leaves no half of one."""
+        aside = self.folder / f".step-{step}-old"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(self.at(step), aside)
+        shutil.rmtree(aside)
 
 
-def _moments(adapter: Adapter, optimizer: Optimizer) -> dict[str, Tensor]:
-    names = {id(parameter): name for name, parameter in adapter.named_parameters()}
-    return {
-        f"{names[id(parameter)]}/{kind}": torch.as_tensor(value).detach().cpu().clone()
-        for parameter, moments in optimizer.state.items()
-        for kind, value in moments.items()
-    }
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None if every byte is what its record says."""
+    if not folder.is_dir():
+        return "it is missing"
+    try:
+        record = read_record(folder)
+        if record["format"] != FORMAT or folder.name != f"step-{record['step']}" or "best" not in record:
+            return f"'{RECORD}' is not that of this checkpoint"
+        for name, sha256 in record["files"].items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
+                return f"'{name}' is truncated or was changed"
+    except FileNotFoundError as failure:
+        return f"'{Path(failure.filename).name}' is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"'{RECORD}' is damaged"
+    return None
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a checkpoint, as it stands there."""
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))

@@ -1,0 +1,96 @@
+"""Whether a folder holds a run that can be gone on with: the same configuration, the same data, not complete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm_adapters.errors import OutputError
+from llm_adapters.study.folder import MANIFEST, exclusively, fresh_folder, is_leftover, remove, write_whole
+from llm_adapters.study.manifest import environment
+
+CONFIG, BEGUN = "config.yaml", "begun.json"
+_OTHERWISE = "--out another/folder, or --force to replace the run in it"
+
+
+@contextmanager
+def open_run(
+    folder: Path, config: Mapping[str, Any], data: Mapping[str, str | None], note: Callable[[str], None], *, force: bool
+) -> Iterator[None]:
+    """Hold a run's folder: a fresh one, or that of the same run, interrupted.
+
+    Args:
+        folder: of the run.
+        config: the resolved configuration.
+        data: digests of what is read, None for what is not.
+        note: told when a run is gone on with, and what is no longer as it was.
+        force: start again, whatever run lies there.
+
+    Raises:
+        OutputError: the folder holds a complete run, another one, something else, or is in use.
+    """
+    there = folder.is_dir() and not folder.is_symlink()
+    if not there:
+        fresh_folder(folder, force=force)
+    with exclusively(folder):
+        if not there or force or not _goes_on(folder, config, data, note):
+            fresh_folder(folder, force=force)
+            write_whole(folder / BEGUN, json.dumps({"data": data, **environment()}, indent=2) + "\n")
+            # The configuration comes last: from then on there is something to go on with.
+            write_whole(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        yield
+
+
+def _goes_on(
+    folder: Path, config: Mapping[str, Any], data: Mapping[str, str | None], note: Callable[[str], None]
+) -> bool:
+    if (folder / MANIFEST).exists():
+        raise OutputError(f"'{folder}' holds a complete run", mend=_OTHERWISE)
+    if not (folder / CONFIG).exists():
+        first = list(folder.iterdir())
+        if all(entry.name == BEGUN or is_leftover(entry) for entry in first):  # killed in its first moment
+            for entry in first:
+                remove(entry)
+        return False
+    try:
+        known = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        begun = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as failure:
+        raise OutputError(
+            f"'{folder}' holds a run that cannot be gone on with: {failure}", mend=_OTHERWISE
+        ) from failure
+    if differing := differences(known, config):
+        raise OutputError(
+            f"'{folder}' holds another run; it differs in\n  " + "\n  ".join(differing),
+            mend=f"the same configuration goes on with it; {_OTHERWISE}",
+        )
+    changed = [name for name, now in data.items() if now and begun["data"].get(name, now) not in (now, None)]
+    if changed:
+        raise OutputError(
+            f"the {' and the '.join(changed)} data changed since the run in '{folder}' began", mend=_OTHERWISE
+        )
+    for entry in folder.iterdir():
+        if is_leftover(entry):
+            remove(entry)
+    note(f"going on with the run in '{folder}'")
+    now = environment()
+    for what in differences({key: begun.get(key, value) for key, value in now.items()}, now):
+        note(f"not as when the run began, so the last bits may differ: {what}")
+    return True
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
+    """The fields of ``then`` that are otherwise ``now``, and those that one of them lacks, one line each."""
+    found: list[str] = []
+    for key in [*then, *(key for key in now if key not in then)]:
+        one, other = then.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += differences(one, other, f"{where}{key}.")
+        elif one != other:
+            found.append(f"{where}{key}: {one!r} there, {other!r} now")
+    return found

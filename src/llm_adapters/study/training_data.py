@@ -1,0 +1,57 @@
+"""The data of a run's training: what is trained on, and what it is validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llm_adapters.config.schema import DataSection
+from llm_adapters.data.example import Example
+from llm_adapters.data.seeding import shuffled, stable_random
+from llm_adapters.data.sources import BUILT_IN, load_numbered, load_source
+from llm_adapters.errors import DataError
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Examples to train on and to validate on.
+
+    Attributes:
+        examples: what is trained on.
+        rows: the number of each of them in the whole file (or generator), from 1.
+        validation: what is not trained on; empty without ``data.validation``.
+    """
+
+    examples: Sequence[Example]
+    rows: Sequence[int]
+    validation: Sequence[Example]
+
+    @classmethod
+    def of(cls, section: DataSection, seed: int) -> TrainingData:
+        """Read the data of a configuration.
+
+        Raises:
+            DataError: it cannot be read, or nothing would be left to train on.
+        """
+        numbered = load_numbered(section.train, split="train", size=section.size, seed=seed)
+        rows, examples = [place + 1 for place, _ in numbered], [example for _, example in numbered]
+        asked = section.validation
+        if not isinstance(asked, int):
+            return cls(examples, rows, [] if asked is None else _read(asked))
+        if asked >= len(examples):
+            raise DataError(
+                f"data.validation holds out {asked} rows, and the training data has {len(examples)}",
+                mend=f"a number below {len(examples)}",
+            )
+        order = shuffled(stable_random("validation", seed), range(len(examples)))
+        held_out, rest = sorted(order[:asked]), sorted(order[asked:])
+        return cls([examples[i] for i in rest], [rows[i] for i in rest], [examples[i] for i in held_out])
+
+
+def _read(source: str) -> list[Example]:
+    if source in BUILT_IN:
+        raise DataError(
+            f"data.validation is the generator '{source}', which would give training or test data again",
+            mend="data.validation: 100 holds out 100 of the generated rows",
+        )
+    return load_source(source, split="train")  # never a benchmark's test side: the best would be chosen on it

@@ -1,0 +1,51 @@
+"""Running out of memory: fewer rows go through the model at once, and the batch stays what it is."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from llm_adapters.errors import TrainingError
+
+T = TypeVar("T")
+
+
+def out_of_memory(failure: RuntimeError) -> bool:
+    """Whether a failure is a lack of memory, on a GPU or of the CPU's allocator."""
+    said = str(failure)
+    return isinstance(failure, torch.OutOfMemoryError) or any(
+        sign in said for sign in ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    )
+
+
+def shrinking(work: Callable[[int], T], size: int, note: Callable[[str], None]) -> tuple[T, int]:
+    """``work(size)``, again with half the size as long as memory runs out; gives the size that went well.
+
+    Args:
+        work: may be called again after a failure; it takes back what it had begun.
+        size: rows that go through the model at once.
+        note: told once of every new size.
+
+    Raises:
+        TrainingError: a single row is too much.
+    """
+    while True:
+        try:
+            return work(size), size
+        except RuntimeError as failure:
+            if not out_of_memory(failure):
+                raise
+            if size == 1:
+                raise TrainingError(
+                    "out of memory with a single row at a time",
+                    mend="a smaller data.max_length, or train.gradient_checkpointing=true",
+                ) from failure
+        # Only here, with the failure and the tensors that its traceback holds gone, can memory be given back.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        note(f"out of memory with {size} rows at a time: going on with {(size + 1) // 2}; the batch stays the same")
+        size = (size + 1) // 2

@@ -1,0 +1,68 @@
+"""``metrics.jsonl``: one row a step and one a validation, in the order in which they happened."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from llm_adapters.train.disk import writing
+
+Metrics = dict[str, float]
+
+
+class MetricsLog:
+    """Appends rows; rows of steps that will be done again are cut first.
+
+    Attributes:
+        rows: all rows, those of earlier sessions included.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Open ``path`` with the rows up to ``step``; a line that was being written at a kill is no row."""
+        self.path = path
+        self.rows: list[Metrics] = []
+        with writing(self.path):
+            kept = self._read(step)
+            self._file = path.open("ab", buffering=0)  # nothing is left to be written on closing
+            self._file.truncate(kept)
+
+    def _read(self, step: int) -> int:
+        """Read the rows up to ``step``; gives the number of bytes that they take."""
+        length = 0
+        for line in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else ():
+            try:
+                row = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                row = None
+            if not isinstance(row, dict) or row.get("step", step + 1) > step:
+                break
+            self.rows.append(row)
+            length += len(line)
+        return length
+
+    def add(self, row: Metrics) -> None:
+        """Append a row.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self.rows.append(row)
+        data = (json.dumps(row) + "\n").encode()
+        with writing(self.path):
+            while data:  # a write may take a part: on a disk that is nearly full, for one
+                data = data[self._file.write(data) :]
+
+    def sync(self) -> None:
+        """Wait until all rows are on disk: what a checkpoint covers must not be lost when it is kept."""
+        with writing(self.path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @property
+    def losses(self) -> list[float]:
+        """The training loss of every step."""
+        return [row["loss"] for row in self.rows if "loss" in row]

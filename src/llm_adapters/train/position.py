@@ -1,0 +1,41 @@
+"""How far a training is: what is counted, and the best so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Position:
+    """Everything of a training that is a plain number.
+
+    Attributes:
+        step: optimiser steps done; it is the position in the data too, for the order follows from the seed.
+        tokens: tokens read, padding not counted.
+        seconds: wall time of the loop, over all sessions.
+        micro_batch: rows that go through the model at once, as memory has allowed.
+        best_step, best_loss: the best validation so far.
+        since_best: validations since then.
+        resumed: the steps at which an interrupted training was gone on with.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    micro_batch: int = 1
+    best_step: int | None = None
+    best_loss: float | None = None
+    since_best: int = 0
+    resumed: list[int] = field(default_factory=list)
+
+    def judge(self, loss: float) -> bool:
+        """Take note of a validation; whether it is the best so far."""
+        if self.best_loss is not None and loss >= self.best_loss:
+            self.since_best += 1
+            return False
+        self.best_step, self.best_loss, self.since_best = self.step, loss, 0
+        return True
+
+    def exhausted(self, patience: int | None) -> bool:
+        """Whether ``patience`` validations in a row brought nothing better."""
+        return patience is not None and self.since_best >= patience

@@ -1,0 +1,146 @@
+"""Training one adapter on a frozen base: what goes in, and what comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from llm_adapters.adapters.adapter import Adapter
+from llm_adapters.config.schema import TrainSection
+from llm_adapters.data.digest import data_digest
+from llm_adapters.data.encoding import Encoded
+from llm_adapters.errors import DataError
+from llm_adapters.train.checkpoint import Checkpoints
+from llm_adapters.train.loop import Loop
+from llm_adapters.train.metrics import Metrics
+from llm_adapters.train.order import Order, total_steps
+from llm_adapters.train.position import Position
+from llm_adapters.train.randomness import seed_all
+from llm_adapters.train.state import TrainingState
+from llm_adapters.train.stepper import Numbered, Stepper
+from llm_adapters.train.stop import Stop
+from llm_adapters.train.validation import Validation
+
+_WITHOUT_EFFECT = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints"}  # on what is trained
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training took and gave.
+
+    Attributes:
+        steps: optimiser steps.
+        tokens: tokens read, padding not counted.
+        seconds: wall time of the loop, over all sessions.
+        first_loss, last_loss: mean loss over the first and last tenth of the steps.
+        best_step, best_loss: where validation was best, and the adapter comes from; None without validation.
+        micro_batch: rows that went through the model at once in the end.
+        resumed: the steps at which an interrupted training was gone on with.
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    first_loss: float
+    last_loss: float
+    best_step: int | None
+    best_loss: float | None
+    micro_batch: int
+    resumed: list[int]
+
+
+def train(
+    model: nn.Module,
+    adapter: Adapter,
+    examples: Sequence[Encoded],
+    settings: TrainSection,
+    *,
+    learning_rate: float,
+    pad_id: int,
+    seed: int,
+    folder: Path,
+    validation: Sequence[Encoded] = (),
+    rows: Sequence[int] | None = None,
+    stop: Stop | None = None,
+    on_step: Callable[[Metrics], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> TrainResult:
+    """Train an attached adapter; write ``metrics.jsonl`` and ``checkpoints/`` into ``folder``.
+
+    The loss of a step is the mean over all labelled tokens of its batch, however it is split into
+    micro-batches. AdamW, β = (0.9, 0.999), as in the reference recipes. A training that was interrupted goes on from
+    the newest whole checkpoint in ``folder``, and ends with the same bits as one that was not. With validation the
+    adapter ends as it was at the best one.
+
+    Args:
+        model: the model that ``adapter`` is attached to.
+        adapter: freshly initialised, the same way every time.
+        examples: encoded training examples; those without a label are left out.
+        settings: the recipe.
+        learning_rate: the peak learning rate.
+        pad_id: any valid token id.
+        seed: order of the examples and dropout.
+        folder: the run's folder.
+        validation: encoded examples that are not trained on.
+        rows: the number of every example in the user's data, for messages; 1, 2, … unless given.
+        stop: asked after every step whether to stop.
+        on_step: called after every step with its metrics.
+        on_note: told what a user should know: going on, damage, a smaller micro-batch.
+
+    Raises:
+        DataError: no example has a label.
+        TrainingError: a loss is no number, or memory does not suffice for one row.
+        OutputError: a file cannot be written, or the checkpoints are another training's.
+        Stopped: ``stop`` was asked; a checkpoint was written.
+    """
+    numbers = range(1, len(examples) + 1) if rows is None else rows
+    kept = [Numbered(row, e) for row, e in zip(numbers, examples, strict=True) if _has_label(e)]
+    judges = [example for example in validation if _has_label(example)]
+    for given, used, what in ((examples, kept, "training"), (validation, judges, "validation")):
+        if not used and (given or what == "training"):
+            raise DataError(f"none of {len(given)} {what} examples has a label left", mend="raise data.max_length")
+    note = on_note or (lambda _text: None)
+    steps = total_steps(len(kept), settings)
+    stepper = Stepper(model, adapter, settings, learning_rate=learning_rate, steps=steps, pad_id=pad_id, note=note)
+    recipe = json.dumps([settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT), learning_rate, seed])
+    identity = {
+        "training data": data_digest([row.example for row in kept]),
+        "validation data": data_digest(judges),
+        "recipe": hashlib.sha256(recipe.encode()).hexdigest(),
+    }
+    position = Position(micro_batch=settings.micro_batch or settings.batch_size)
+    loop = Loop(
+        settings=settings,
+        steps=steps,
+        examples=kept,
+        order=Order([len(row.example.input_ids) for row in kept], settings.batch_size, seed),
+        validation=Validation(judges, pad_id) if judges else None,
+        stepper=stepper,
+        state=TrainingState(adapter, stepper.plain_optimizer, stepper.schedule, position, identity),
+        checkpoints=Checkpoints(folder / "checkpoints", settings.keep_checkpoints, note),
+        stop=stop or Stop(),
+        note=note,
+    )
+    seed_all(seed)
+    was_training = model.training
+    model.train()
+    try:
+        losses = loop.run(folder / "metrics.jsonl", on_step)
+    finally:
+        stepper.close()
+        model.train(was_training)
+    tenth = max(1, len(losses) // 10)
+    first, last = (sum(part) / len(part) for part in (losses[:tenth], losses[-tenth:]))
+    end = loop.state.position
+    return TrainResult(
+        end.step, end.tokens, end.seconds, first, last, end.best_step, end.best_loss, end.micro_batch, end.resumed
+    )
+
+
+def _has_label(example: Encoded) -> bool:
+    return any(label != -100 for label in example.labels[1:])

@@ -1,0 +1,162 @@
+"""Killed anywhere, a training goes on and ends with the bits of one that was left alone."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import llm_adapters as la
+from llm_adapters.errors import AdapterError, OutputError
+from tiny import small, tiny_model
+from tiny_training import checkpoints, metrics, same, tiny_training
+
+Undisturbed = tuple[Path, dict[str, torch.Tensor]]
+LONG: dict[str, Any] = {"epochs": 24, "checkpoint_every": 4, "validate_every": 6, "held_out": 8}
+STEPS, KILLS = 72, 20
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, tiny_training(folder, **LONG)[1]
+
+
+def _forked(work: Callable[[], object]) -> int:
+    """Run in a child that has everything imported already; gives its process id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:  # the child must not go on with the parent's tests
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def _ended(child: int) -> int:
+    """Its exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _killed_at_call(folder: Path, count: int) -> int:
+    """Train until the disk has been asked ``count`` times to keep or name something, and be killed right there."""
+
+    def work() -> None:
+        left = count
+
+        def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+            def counting(*arguments: Any, **options: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return call(*arguments, **options)
+
+            return counting
+
+        for name in ("fsync", "replace", "mkdir", "unlink", "rmdir"):
+            setattr(os, name, counted(getattr(os, name)))
+        tiny_training(folder, **LONG)
+
+    return _ended(_forked(work))
+
+
+def _killed_when(folder: Path, ready: Callable[[], bool]) -> int:
+    """Train, and be killed from outside as soon as ``ready``."""
+    child = _forked(lambda: tiny_training(folder, **LONG))
+    while not ready():
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    return _ended(child)
+
+
+def _rows(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_a_training_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path, undisturbed: Undisturbed) -> None:
+    rng, within_checkpoints = random.Random(0), 0
+    for kill in range(KILLS):
+        folder, at = tmp_path / "checkpoints", _rows(tmp_path) + rng.randrange(3)
+        if kill % 2:
+            ended = _killed_at_call(tmp_path, rng.randrange(1, 40))
+        elif kill % 4:
+            ended = _killed_when(tmp_path, lambda folder=folder: any(folder.glob(".step-*")))
+        else:
+            ended = _killed_when(tmp_path, lambda at=at: _rows(tmp_path) > at)
+        assert ended == -signal.SIGKILL
+        within_checkpoints += any(folder.glob(".step-*"))
+    result, adapter = tiny_training(tmp_path, **LONG)
+    assert len(result.resumed) > 5
+    assert within_checkpoints > 5
+    assert result.steps == STEPS
+    folder, expected = undisturbed
+    assert same(adapter, expected)
+    assert metrics(tmp_path) == metrics(folder)
+    assert same(checkpoints(tmp_path), checkpoints(folder))
+
+
+@pytest.mark.parametrize("name", ["lora", "prefix", "pfeiffer", "p_tuning"])
+def test_every_kind_of_adapter_goes_on_with_its_optimiser_and_its_dropout(tmp_path: Path, name: str) -> None:
+    fields = {"dropout": 0.3} if name == "lora" else {}
+    recipe = small(name, **fields)
+    _, expected = tiny_training(tmp_path / "whole", recipe=recipe, checkpoint_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_training(tmp_path / "cut", recipe=recipe, checkpoint_every=2, on_step=_interrupting(5))
+    result, adapter = tiny_training(tmp_path / "cut", recipe=recipe, checkpoint_every=2)
+    assert result.resumed == [4]
+    assert same(adapter, expected)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert same(checkpoints(tmp_path / "cut"), checkpoints(tmp_path / "whole"))
+
+
+def _interrupting(step: int) -> Callable[[dict[str, float]], None]:
+    def interrupt(row: dict[str, float]) -> None:
+        if row["step"] == step:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
+    result, adapter = tiny_training(tmp_path, checkpoint_every=6)
+    again, same_adapter = tiny_training(tmp_path, checkpoint_every=6, on_step=_interrupting(1))
+    assert same(adapter, same_adapter)
+    assert (again.steps, again.tokens, again.last_loss) == (result.steps, result.tokens, result.last_loss)
+
+
+def test_checkpoints_of_another_training_are_not_gone_on_with(tmp_path: Path) -> None:
+    tiny_training(tmp_path, checkpoint_every=3)
+    for change, said in (({"count": 16}, "training data"), ({"batch_size": 4}, "recipe"), ({"seed": 1}, "recipe")):
+        with pytest.raises(OutputError, match=f"the {said} changed"):
+            tiny_training(tmp_path, **{"checkpoint_every": 3, **change})
+    with pytest.raises(AdapterError, match="another base"):
+        tiny_training(tmp_path, checkpoint_every=3, model=tiny_model("gpt2"))
+
+
+def test_a_lost_metrics_file_is_said_and_stops_nothing(tmp_path: Path) -> None:
+    _, expected = tiny_training(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        tiny_training(tmp_path / "cut", checkpoint_every=4, on_step=_interrupting(5))
+    (tmp_path / "cut" / "metrics.jsonl").unlink()
+    notes: list[str] = []
+    _, adapter = tiny_training(tmp_path / "cut", checkpoint_every=4, notes=notes)
+    assert any("lacks 4 of the rows" in note for note in notes)
+    assert [row["step"] for row in metrics(tmp_path / "cut")] == [5, 6]
+    assert same(adapter, expected)
+
+
+def test_a_checkpoint_can_be_attached(tmp_path: Path) -> None:
+    _, state = tiny_training(tmp_path, checkpoint_every=6)
+    again = la.attach(tiny_model("llama"), tmp_path / "checkpoints" / "step-6", "again")
+    assert same(dict(again.state_dict()), state)
