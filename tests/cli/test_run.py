@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_run_leaves_everything_that_it_promises(run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
-    summary = json.loads((run / "eval" / "summary.json").read_text())
+    summary = json.loads((run / "eval" / "summary.json").read_text())["scores"]
     rows = [json.loads(line) for line in (run / "eval" / "word-problems.jsonl").read_text().splitlines()]
     assert [score["adapter"] for score in summary] == [None, "tuned"]
     assert len(rows) == 12

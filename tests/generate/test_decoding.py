@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import llm_adapters as la
+from llm_adapters.errors import UserError
 from llm_adapters.generate import generate
 from tiny import tiny_model
 
@@ -61,3 +62,25 @@ def test_every_prompt_goes_through_its_own_adapter() -> None:
         with la.route(model, [route]):
             assert got[i] == _uncached(model, PROMPTS[i], 6, set())[0], route
     assert len({tuple(ids) for ids in got.values()}) == len(PROMPTS)
+
+
+def test_rows_that_fill_the_context_leave_no_place_beyond_it() -> None:
+    model = tiny_model("gpt2")
+    room = model.config.n_positions
+    prompts = [[5 + i] * (room - 12) for i in range(16)]
+    limits = [2 + i % 11 for i in range(15)] + [12]
+    expected = [_uncached(model, prompt, limit, set())[0] for prompt, limit in zip(prompts, limits, strict=True)]
+    done = generate(model, prompts, max_new_tokens=limits, stop_ids=(), batch_size=16)
+    assert {c.prompt: c.ids for c in done} == dict(enumerate(expected))
+
+
+def test_a_limit_below_one_is_refused() -> None:
+    with pytest.raises(UserError, match="max_new_tokens is 0"):
+        list(generate(tiny_model("llama"), PROMPTS, max_new_tokens=0, stop_ids=()))
+
+
+def test_a_compiled_model_gets_its_positions() -> None:
+    model = tiny_model("llama")
+    expected = {c.prompt: c.ids for c in generate(model, PROMPTS, max_new_tokens=4, stop_ids=())}
+    compiled = torch.compile(model, backend="eager")
+    assert {c.prompt: c.ids for c in generate(compiled, PROMPTS, max_new_tokens=4, stop_ids=())} == expected

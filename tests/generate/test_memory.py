@@ -55,14 +55,14 @@ def test_another_failure_is_not_swallowed() -> None:
 
 def test_the_batch_is_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    monkeypatch.setattr(memory, "_free", lambda _device: 10**9)
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: 10**9)
     few = memory.rows_that_fit(bytes_a_token=46_080, columns=1000, vocabulary=50_000, device=cpu)
     assert few == int(0.5e9 // (2 * 46_080 * 1000 + 12 * 50_000))
     assert memory.rows_that_fit(bytes_a_token=10, columns=10, vocabulary=100, device=cpu) == memory.MOST_ROWS
     assert memory.rows_that_fit(bytes_a_token=1e9, columns=1000, vocabulary=100, device=cpu) == 1
 
     seen: list[int] = []
-    monkeypatch.setattr(memory, "_free", lambda _device: 100_000)
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: 100_000)
     model = tiny_model("llama")
     model.register_forward_pre_hook(lambda _m, _a, kwargs: seen.append(kwargs["input_ids"].shape[0]), with_kwargs=True)
     list(generate(model, PROMPTS, max_new_tokens=30, stop_ids=()))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llm_adapters.errors import UserError
 from llm_adapters.generate import generate
-from llm_adapters.generate.stopping import StopTexts, cut
+from llm_adapters.generate.stopping import StopTexts, all_of, cut
 from tiny import tiny_model
 
 
@@ -28,9 +28,9 @@ def test_completions_end_at_their_own_texts() -> None:
     model, letters = tiny_model("llama"), Letters()
     whole = {c.prompt: c for c in generate(model, PROMPTS, max_new_tokens=12, stop_ids=())}
     texts = [letters.decode(whole[i].ids)[4:6] if i % 2 else "nowhere" for i in range(len(PROMPTS))]
+    ended = [StopTexts([text], letters).reached for text in texts]
     found = generate(
-        model, PROMPTS, max_new_tokens=[12, 12, 3, 12, 12], stop_ids=(), stop_texts=[[text] for text in texts],
-        tokenizer=letters, batch_size=3,
+        model, PROMPTS, max_new_tokens=[12, 12, 3, 12, 12], stop_ids=(), ended=ended, batch_size=3
     )  # fmt: skip
     for completion in found:
         i, text = completion.prompt, letters.decode(completion.ids)
@@ -62,3 +62,10 @@ def test_a_special_token_ends_a_completion_and_its_name_hides_no_text() -> None:
     assert StopTexts(["<ab>"], Letters()).reached([0, 1, 99])
     assert not StopTexts(["ab"], Letters()).reached([5, 99])
     assert not StopTexts(["<ab>"], Letters()).reached([99, 0])
+
+
+def test_several_ends_have_to_be_reached_each() -> None:
+    reached = all_of([StopTexts(["ab"], Letters()), StopTexts(["c"], Letters())])
+    assert [reached([0, 1, 3, 2][: n + 1]) for n in range(4)] == [False, False, False, True]
+    assert StopTexts(["ab", "c"], Letters()).end([0, 1, 3, 2]) == 2
+    assert StopTexts(["x"], Letters()).end([0, 1, 3, 2]) is None

@@ -7,9 +7,11 @@ from llm_adapters.errors import DataError
 from llm_adapters.report import write_report
 
 SCORES = [
-    {"adapter": None, "benchmark": "b", "total": 100, "correct": 10, "unparsed": 2, "accuracy": 0.1, "low": 0.06,
+    {"adapter": None, "benchmark": "b", "protocol": "standard", "total": 100,
+     "correct": 10, "unparsed": 2, "accuracy": 0.1, "low": 0.06,
      "high": 0.17, "cut": 3, "clean_total": 50, "clean_correct": 5},
-    {"adapter": "tuned", "benchmark": "b", "total": 100, "correct": 40, "unparsed": 0, "accuracy": 0.4, "low": 0.31,
+    {"adapter": "tuned", "benchmark": "b", "protocol": "standard", "total": 100,
+     "correct": 40, "unparsed": 0, "accuracy": 0.4, "low": 0.31,
      "high": 0.5, "cut": 0, "clean_total": 50, "clean_correct": 18},
 ]  # fmt: skip
 MANIFEST = {
@@ -37,7 +39,7 @@ def _folder(path: Path, scores: list[dict[str, object]]) -> Path:
 
 def test_the_report_says_what_changed_and_how_sure_it_is(tmp_path: Path) -> None:
     text = write_report(_folder(tmp_path, SCORES)).read_text()
-    assert "| b | base | 10.0% | 6.0% – 17.0% | 10 / 100 | 2 | 3 | 10.0% of 50 |" in text
+    assert "| b | standard | base | 10.0% | 6.0% – 17.0% | 10 / 100 | 2 | 3 | 10.0% of 50 |" in text
     assert "+30.0 points; the intervals do not overlap" in text
     assert "10 (1.00% of 1,000)" in text
     assert "Now correct: 1 of 2 rows" in text

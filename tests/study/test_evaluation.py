@@ -6,20 +6,30 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import llm_adapters as la
 from letters import letter_tokenizer
 from llm_adapters.config.schema import EvaluateSection
-from llm_adapters.errors import AdapterError, OutputError
+from llm_adapters.data.sources import load_source
+from llm_adapters.data.templates import get_template
+from llm_adapters.errors import AdapterError, DataError, OutputError
+from llm_adapters.evaluation import runner
+from llm_adapters.evaluation.leaks import TrainingData
+from llm_adapters.evaluation.protocols import get_protocol
 from llm_adapters.evaluation.suite import Suite
-from llm_adapters.study.evaluation import evaluate_targets, read_targets
+from llm_adapters.evaluation.task import get_task
+from llm_adapters.generate import generate
+from llm_adapters.study.evaluation import common_template, evaluate_targets, read_targets
 from tiny import tiny_model
 
 ROWS = 30
@@ -92,12 +102,12 @@ def test_ten_kills_at_random_points_change_nothing(place: Path, whole: Path, tmp
     lengths = []
     for _ in range(10):
         process = _child(lambda: _evaluate(place, out))
-        time.sleep(chance.uniform(0.1, 0.45) * duration)
+        time.sleep(chance.uniform(0.1, 0.5) * duration)
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
-        if (out / "manifest.json").exists():  # it was quicker than the kill: whole, or not there
+        if (out / "manifest.json").exists():  # it was quicker than the kill: whole, and the next begins anew
             assert _files(out) == expected
-            break
+            shutil.rmtree(out)
         lengths.append(sum(path.read_text().count("\n") for path in out.glob("eval/*.jsonl")))
     assert len(set(lengths)) > 2, "the kills came before anything was written"
     process = _child(lambda: _evaluate(place, out))
@@ -132,33 +142,102 @@ def test_a_damaged_line_is_asked_again(place: Path, whole: Path, tmp_path: Path)
     assert _files(out) == _files(whole)
 
 
-def test_an_adapter_may_be_added_and_nothing_is_asked_twice(place: Path, whole: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many prompts every call of the engine got."""
+    counts: list[int] = []
+
+    def counting(model: Any, prompts: Any, **how: Any) -> Any:
+        counts.append(len(prompts))
+        return generate(model, prompts, **how)
+
+    monkeypatch.setattr(runner, "generate", counting)
+    return counts
+
+
+def test_an_adapter_may_be_added_and_nothing_is_asked_twice(
+    place: Path, whole: Path, tmp_path: Path, asked: list[int]
+) -> None:
     out = tmp_path / "out"
     _evaluate(place, out, ("lora",))
-    before = (out / "eval/sums.jsonl").stat()
     _evaluate(place, out)
+    assert asked == [2 * 2 * 20, 2 * 20]  # base and lora under two prompts, then prefix
     assert _files(out) == _files(whole)
-    assert (out / "eval/sums.jsonl").stat().st_ino != before.st_ino
     with pytest.raises(OutputError, match="differs in targets"):
         _evaluate(place, out, ("prefix",))
 
 
-def test_one_prompt_under_two_protocols_is_answered_once(place: Path, tmp_path: Path) -> None:
+def test_one_prompt_under_two_protocols_is_answered_once(place: Path, tmp_path: Path, asked: list[int]) -> None:
+    def suites(*protocols: str) -> list[Suite]:
+        return [Suite.of(str(place / "sums.jsonl"), 6, 0, "paper-eval", protocol) for protocol in protocols]
+
     targets = read_targets([str(place / "lora")], str(place / "base"), with_base=False)
-    suites = [Suite.of(str(place / "sums.jsonl"), 6, 0, "paper-eval", protocol) for protocol in ("standard", "paper")]
-    steps: list[int] = []
-    observer = Silent()
-    observer.advance = lambda amount, _note="": steps.append(amount)  # type: ignore[method-assign]
-    evaluate_targets(targets, suites, SETTINGS, tmp_path / "out", observer)
-    by_protocol = [
-        [json.loads(line) for line in (tmp_path / "out/eval" / suite.file).read_text().splitlines()] for suite in suites
-    ]
-    assert [row["tokens"] for row in by_protocol[0]] == [row["tokens"] for row in by_protocol[1]]
-    assert sum(steps) == 12
+    evaluate_targets(targets, suites("standard", "paper"), SETTINGS, tmp_path / "both", Silent())
+    assert asked == [6]
+    evaluate_targets(targets, suites("standard"), SETTINGS, tmp_path / "alone", Silent())
+    # What a protocol reads does not depend on who reads along, nor on which rows a kill has left.
+    both, alone = ((tmp_path / name / "eval/sums.jsonl").read_text() for name in ("both", "alone"))
+    assert both == alone
+    first, *others = both.splitlines(keepends=True)
+    (tmp_path / "both/eval/sums.jsonl").write_text(first[:30] + "\n" + "".join(others))
+    evaluate_targets(targets, suites("standard", "paper"), SETTINGS, tmp_path / "both", Silent())
+    assert asked == [6, 6, 1]
+    assert (tmp_path / "both/eval/sums.jsonl").read_text() == alone
     # Rows carry their number in the whole file, so that samples of different size can be paired.
-    larger = Suite.of(str(place / "sums.jsonl"), 15, 0, "plain")
-    assert {row["row"] for row in by_protocol[0]} <= set(larger.numbers)
-    assert all(f"What is {row['row']} and" in row["question"] for row in by_protocol[0])
+    rows = [json.loads(line) for line in alone.splitlines()]
+    assert {row["row"] for row in rows} <= set(Suite.of(str(place / "sums.jsonl"), 15, 0, "plain").numbers)
+    assert all(f"What is {row['row']} and" in row["question"] for row in rows)
+
+
+def test_choices_by_likelihood_go_on_with_the_same_digits(place: Path, tmp_path: Path) -> None:
+    lines = [
+        {
+            "instruction": f"Which is {i}?\n\nSolution1: {i} apples\n\nSolution2: {i + 1} plums\n\n"
+            "Answer format: solution1/solution2",
+            "output": "",
+            "answer": f"solution{1 + i % 2}",
+        }
+        for i in range(10)
+    ]
+    data = place / "piqa.json"
+    data.write_text(json.dumps(lines))
+    examples = load_source(str(data), split="test")
+    suite = Suite(get_task("piqa"), examples, range(10), get_template("plain"), get_protocol("likelihood"))
+    targets = read_targets([str(place / "lora")], str(place / "base"), with_base=True)
+    [base, tuned] = evaluate_targets(targets, [suite], SETTINGS, tmp_path / "out", Silent())
+    assert (base.total, base.unparsed, tuned.total) == (10, 0, 10)
+    path = tmp_path / "out/eval/piqa.likelihood.jsonl"
+    text = path.read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    for row in rows:
+        first, second = (
+            value / len(text)
+            for value, text in zip(
+                row["log_likelihoods"], (f"{row['row']} apples", f"{row['row'] + 1} plums"), strict=True
+            )
+        )
+        assert row["answer"] == ("solution1" if first > second else "solution2")
+    path.write_text("".join(line for i, line in enumerate(text.splitlines(keepends=True)) if i not in (3, 14)))
+    evaluate_targets(targets, [suite], SETTINGS, tmp_path / "out", Silent())
+    assert path.read_text() == text
+    with pytest.raises(DataError, match="no options"):
+        Suite.of(str(place / "sums.jsonl"), 6, 0, "plain", "likelihood")
+
+
+def test_runs_with_different_templates_are_not_asked_alike_unasked(place: Path, tmp_path: Path) -> None:
+    for name, template in (("a", "plain"), ("b", "alpaca")):
+        shutil.copytree(place / "lora", tmp_path / name / "adapter")
+        config = {
+            "model": {"source": str(place / "base"), "dtype": "float32"}, "seed": 3,
+            "data": {"train": "word-problems", "size": 5, "template": template},
+        }  # fmt: skip
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+    targets = read_targets([str(tmp_path / "a" / "adapter"), str(tmp_path / "b")], None, with_base=True)
+    assert [target.name for target in targets] == [None, "a", "b"]
+    assert targets[1].training == TrainingData("word-problems", 5, 3)
+    with pytest.raises(AdapterError, match="a: plain, b: alpaca"):
+        common_template(targets)
+    assert common_template(targets[:2]) == "plain"
 
 
 def test_targets_that_are_none_are_named(place: Path, tmp_path: Path) -> None:

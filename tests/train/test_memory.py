@@ -9,7 +9,8 @@ from torch import nn
 
 import llm_adapters as la
 from llm_adapters.errors import TrainingError
-from llm_adapters.train.memory import out_of_memory, shrinking
+from llm_adapters.model.memory import is_out_of_memory
+from llm_adapters.train.memory import shrinking
 from tiny import tiny_model
 from tiny_training import metrics, same, tiny_training
 
@@ -99,4 +100,4 @@ def test_other_failures_are_not_taken_for_a_lack_of_memory() -> None:
 def test_the_message_of_the_real_allocator_is_known() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
-    assert out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value)

@@ -30,6 +30,7 @@ def command(
     batch_size: Annotated[int | None, typer.Option(help="Prompts decoded together; default what fits.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Limit of each completion; default the set's own.")] = None,
     beams: Annotated[bool, typer.Option("--beams", help="Decode the protocol paper with its 4 beams.")] = False,
+    dtype: Annotated[str | None, typer.Option(help="Of the base; default the one of training, else auto.")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("runs/evaluation"),
     force: Force = False,
 ) -> None:
@@ -38,20 +39,20 @@ def command(
     from llm_adapters.evaluation.suite import Suite
     from llm_adapters.evaluation.task import GROUPS, expand, tasks
     from llm_adapters.report import write_evaluation_report
-    from llm_adapters.study.evaluation import evaluate_targets, read_targets
+    from llm_adapters.study.evaluation import common_template, evaluate_targets, read_targets
 
     settings = EvaluateSection.parse(
         {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "size": size, "beams": beams}, where="evaluate"
     )
     chosen = read_targets(targets, base, with_base=with_base)
-    wording = template or next((target.template for target in chosen if target.template), "plain")
+    wording = template or common_template(chosen)
     wanted: dict[str, None] = {}
     for name in benchmarks.split(","):
         wanted |= dict.fromkeys(expand([name]) if name in (*GROUPS, *tasks()) else [name])
     protocols = ("standard", "paper") if protocol == "both" else protocol.split(",")
     suites = [Suite.of(name, size, seed, wording, each) for name in wanted for each in protocols]
     with Progress() as progress:
-        scores = evaluate_targets(chosen, suites, settings, out, progress, force=force)
+        scores = evaluate_targets(chosen, suites, settings, out, progress, dtype=dtype, force=force)
     _table(scores)
     typer.echo(f"\nrows: {out / 'eval'}\nreport: {write_evaluation_report(out)}")
 

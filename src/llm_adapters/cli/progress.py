@@ -42,14 +42,13 @@ class Progress:
             self.console.print(f"{what} …", highlight=False)
 
     def advance(self, amount: int, note: str = "") -> None:
-        """``amount`` steps (or tokens) more are done."""
+        """``amount`` steps (or rows) more are done."""
         self.done += amount
         if self.bar is not None:
-            rate = f"{self.done / max(1e-9, time.monotonic() - self.started):.0f} tokens/s"
-            self.bar.update(self.bar.task_ids[0], advance=amount, note=note or rate)
+            self.bar.update(self.bar.task_ids[0], advance=amount, note=note)
         elif time.monotonic() - self.said > _QUIET_SECONDS:
             self.said = time.monotonic()
-            where = f"{self.done}/{self.total}" if self.total else f"{self.done} tokens"
+            where = f"{self.done}/{self.total}" if self.total else f"{self.done}"
             self.console.print(f"  {where} after {self.said - self.started:.0f} s  {note}", highlight=False)
 
     def note(self, text: str) -> None:

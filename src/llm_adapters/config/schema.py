@@ -93,6 +93,7 @@ class EvaluateSection(Strict):
     batch_size: Count | None = None
     max_new_tokens: Count | None = None
     beams: bool = False
+    protocol: Literal["standard", "paper", "both", "likelihood"] = "standard"
 
 
 def _parse_methods(value: object, info: ValidationInfo) -> object:

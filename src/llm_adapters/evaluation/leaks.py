@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llm_adapters.data.contamination import contamination
+from llm_adapters.data.digest import data_digest
 from llm_adapters.data.example import Example
 from llm_adapters.data.sources import load_source
 from llm_adapters.errors import DataError
@@ -14,18 +15,20 @@ from llm_adapters.evaluation.suite import Suite
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run was trained on, as its configuration names it."""
+    """What a run was trained on, as its configuration names it; ``digest`` of the examples, if the run tells."""
 
     source: str
     size: int | None
     seed: int
+    digest: str | None = None
 
     def load(self) -> list[Example] | None:
-        """Its examples; None if they cannot be had here any more."""
+        """Its examples; None if they cannot be had here any more, or are others now."""
         try:
-            return load_source(self.source, split="train", size=self.size, seed=self.seed)
+            examples = load_source(self.source, split="train", size=self.size, seed=self.seed)
         except (DataError, OSError):
             return None
+        return examples if self.digest in (None, data_digest(examples)) else None
 
 
 class Leaks:
@@ -36,12 +39,12 @@ class Leaks:
     """
 
     def __init__(self, by_adapter: Mapping[str, Sequence[Example] | None], suites: Sequence[Suite]) -> None:
-        known: dict[int, dict[str, set[int]]] = {}
+        known: list[tuple[Sequence[Example], dict[str, set[int]]]] = []
         self.found: dict[str, dict[str, set[int]] | None] = {}
         for name, examples in by_adapter.items():
-            if examples is not None and id(examples) not in known:
-                known[id(examples)] = given_away(examples, suites)
-            self.found[name] = None if examples is None else known[id(examples)]
+            if examples is not None and not any(examples == seen for seen, _ in known):
+                known.append((examples, given_away(examples, suites)))
+            self.found[name] = next((rows for seen, rows in known if seen == examples), None)
 
     def __call__(self, adapter: str | None, suite: Suite) -> set[int] | None:
         """Row numbers of ``suite``; None if the training data are not known."""
@@ -54,5 +57,10 @@ class Leaks:
 
 def given_away(training: Sequence[Example], suites: Sequence[Suite]) -> dict[str, set[int]]:
     """By the file name of each suite, the numbers of its rows that ``training`` gives away in any way."""
-    report = contamination(training, {suite.file: suite.examples for suite in suites})
-    return {suite.file: {suite.numbers[row] for row in report.sets[suite.file].test_rows()} for suite in suites}
+    asked = {(suite.task.name, *suite.numbers): suite for suite in suites}  # two protocols ask the same questions
+    report = contamination(training, {str(i): suite.examples for i, suite in enumerate(asked.values())})
+    rows = {
+        key: {suite.numbers[row] for row in report.sets[str(i)].test_rows()}
+        for i, (key, suite) in enumerate(asked.items())
+    }
+    return {suite.file: rows[suite.task.name, *suite.numbers] for suite in suites}

@@ -59,7 +59,7 @@ class _Anchored(Protocol):
     beams = 1
     stop_texts = (
         *(f"\n{mark}{name}:" for mark in ("", "### ") for name in ("Instruction", "Question", "Problem", "Input")),
-        *("\nUser:", "\nHuman:", "\nQ:", "<|im_start|>", "### Response:"),
+        *("\nUser:", "\nHuman:", "\nQ:", "\n### Response:", "<|im_start|>"),
     )
 
     def number(self, completion: str, gold: str) -> Judgement:

@@ -10,7 +10,8 @@ from typing import Any
 
 Row = dict[str, Any]
 """``adapter`` (None: the base), ``benchmark``, ``protocol``, ``row``, ``question``, ``gold``, ``completion``,
-``answer``, ``status``, ``tokens``, ``stopped``."""
+``answer``, ``status``, ``tokens``, ``stopped``, ``leaked`` (whether the training data give the row away; None: not
+known), and under the protocol ``likelihood`` ``log_likelihoods``, one an option."""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -56,6 +57,6 @@ def _line(row: Row) -> str:
 
 
 def _replace(path: Path, rows: Sequence[Row]) -> None:
-    fresh = path.with_name(f".{path.name}-{os.getpid()}")
+    fresh = path.with_name(f".{path.name}-new")  # one name: what a kill leaves of it is replaced
     fresh.write_text("".join(map(_line, rows)), encoding="utf-8")
     os.replace(fresh, path)

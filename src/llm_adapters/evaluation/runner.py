@@ -14,7 +14,10 @@ from llm_adapters.evaluation.rows import Row, RowWriter
 from llm_adapters.evaluation.score import Score, score
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.generate import Completion, Request, beam_search, generate, log_likelihoods
-from llm_adapters.generate.stopping import cut, stop_ids
+from llm_adapters.generate.stopping import StopTexts, all_of, cut, stop_ids
+
+_PIECE = 64  # rows whose choices are scored together
+_SCORED = 64  # options that go through the model at once
 
 Leaked = Callable[[str | None, Suite], set[int] | None]
 """Of an adapter (None: the base) and a set, the rows that its training data give away; None if they are not known."""
@@ -76,8 +79,9 @@ def evaluate(
     for suite, writer in zip(suites, writers, strict=True):
         known = {adapter: leaked(adapter, suite) for adapter in adapters}
         for row in writer.rows:
-            rows = known.get(row["adapter"])
-            row["leaked"] = None if rows is None else row["row"] in rows
+            if row["adapter"] in known:
+                rows = known[row["adapter"]]
+                row["leaked"] = None if rows is None else row["row"] in rows
     files = [writer.finish(adapters) for writer in writers]
     return [
         score(rows, suite.task.name, suite.protocol.name, adapter)
@@ -124,38 +128,50 @@ class _Run:
         if beams > 1:
             decoded = beam_search(self.model, prompts, beams=beams, **how)
         else:
-            stops = [self._stop_texts(question) for question in questions]
-            decoded = generate(self.model, prompts, stop_texts=stops, tokenizer=self.tokenizer, **how)
+            ended = [all_of(self._ends(question)) for question in questions]
+            decoded = generate(self.model, prompts, ended=ended, **how)
         for completion in decoded:
             question = questions[completion.prompt]
             for i, place in question.asked_by:
                 yield i, question.adapter, place, self._read(self.suites[i], place, completion)
 
-    def _stop_texts(self, question: _Question) -> list[str]:
+    def _ends(self, question: _Question) -> list[StopTexts]:
         """What ends its completion; where several read it, it goes on until it is over for all of them."""
-        return sorted(set.intersection(*(set(self.suites[i].protocol.stop_texts) for i, _ in question.asked_by)))
+        protocols = dict.fromkeys(self.suites[i].protocol for i, _ in question.asked_by)
+        return [StopTexts(protocol.stop_texts, self.tokenizer) for protocol in protocols]
 
     def _read(self, suite: Suite, place: int, completion: Completion) -> Row:
-        text = cut(self.tokenizer.decode(completion.ids, skip_special_tokens=True), suite.protocol.stop_texts).strip()
+        """What ``suite`` takes a completion for: up to its own end, as if nobody else had read it."""
+        end = StopTexts(suite.protocol.stop_texts, self.tokenizer).end(completion.ids)
+        ids = completion.ids[:end]
+        text = cut(self.tokenizer.decode(ids, skip_special_tokens=True), suite.protocol.stop_texts).strip()
         status, answer = suite.task.judge(text, suite.examples[place], suite.protocol)
         return {
-            "completion": text, "answer": answer, "status": status, "tokens": len(completion.ids),
-            "stopped": completion.stopped,
+            "completion": text, "answer": answer, "status": status, "tokens": len(ids),
+            "stopped": completion.stopped or end is not None,
         }  # fmt: skip
 
     def _chosen(self, todo: Sequence[tuple[int, str | None, int]]) -> Iterator[tuple[int, str | None, int, Row]]:
         """Choices by log-likelihood, in pieces, so that a kill loses little."""
-        size = 4 * (self.settings.batch_size or 64)
-        for start in range(0, len(todo), size):
-            piece = todo[start : start + size]
+        wanted = set(todo)
+        for piece in self._pieces(todo):
             requests = [self._requests(i, place) for i, _, place in piece]
             whose = [adapter for (_, adapter, _), row in zip(piece, requests, strict=True) for _ in row]
             values = iter(log_likelihoods(
                 self.model, [request for row in requests for request in row], pad_id=self.tokenizer.pad_token_id,
-                routes=self._routes(whose),
+                batch_size=self.settings.batch_size or _SCORED, routes=self._routes(whose),
             ))  # fmt: skip
-            for (i, adapter, place), row in zip(piece, requests, strict=True):
-                yield i, adapter, place, self._choice(self.suites[i], place, [next(values) for _ in row])
+            for each, row in zip(piece, requests, strict=True):
+                choice = self._choice(self.suites[each[0]], each[2], [next(values) for _ in row])
+                if each in wanted:
+                    yield *each, choice
+
+    def _pieces(self, todo: Sequence[tuple[int, str | None, int]]) -> Iterator[list[tuple[int, str | None, int]]]:
+        """Neighbours in a file. A piece that a kill left half done is scored whole again: batches, and with them the
+        last digits, are those of an undisturbed run."""
+        for i, adapter, block in dict.fromkeys((i, adapter, place // _PIECE) for i, adapter, place in todo):
+            places = range(block * _PIECE, min((block + 1) * _PIECE, len(self.suites[i].examples)))
+            yield [(i, adapter, place) for place in places]
 
     def _requests(self, i: int, place: int) -> list[Request]:
         suite = self.suites[i]

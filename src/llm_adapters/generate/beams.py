@@ -13,6 +13,11 @@ from llm_adapters.adapters.routing import RowRoute
 from llm_adapters.generate.decoding import Completion
 
 _ROWS = 64  # beams of all prompts of a batch, if no batch size is given
+_PLAIN = {
+    "do_sample": False, "length_penalty": 1.0, "early_stopping": False, "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": None, "bad_words_ids": None,
+}  # fmt: skip
+"""A model's own generation settings would make beams decode by other rules than the greedy engine."""
 
 
 @torch.inference_mode()
@@ -55,8 +60,8 @@ def beam_search(
         routed = nullcontext() if routes is None else operations.route(model, [routes[i] for i in batch], expand=beams)
         with routed:
             found = model.generate(
-                input_ids=ids, attention_mask=mask, num_beams=beams, do_sample=False, max_new_tokens=limit,
-                eos_token_id=sorted(stop_ids) or None, pad_token_id=pad_id,
+                input_ids=ids, attention_mask=mask, num_beams=beams, max_new_tokens=limit,
+                eos_token_id=sorted(stop_ids) or None, pad_token_id=pad_id, **_PLAIN,
             )  # fmt: skip
         for i, row in zip(batch, found[:, width:].tolist(), strict=True):
             end = next((place for place, token in enumerate(row) if token in stop_ids), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -12,6 +12,8 @@ import torch
 from llm_adapters.adapters import attach as operations
 from llm_adapters.adapters.routing import RowRoute
 from llm_adapters.errors import UserError
+from llm_adapters.generate.inputs import accepted
+from llm_adapters.model.memory import is_out_of_memory
 
 _MOST_LOGITS = 2**28  # numbers held at once; each is 4 bytes, a few times over
 
@@ -68,7 +70,7 @@ def likelihoods(
         model: a causal language model, with or without adapters.
         requests: what to score.
         pad_id: any valid token id; padded positions are masked.
-        batch_size: rows together, at most; fewer where their logits would be too many.
+        batch_size: rows together, at most; fewer where their logits would be too many, or memory runs out.
         routes: the adapters of each request; None leaves those in force.
         on_requests: called with the number of requests of every batch, for a progress bar.
 
@@ -84,10 +86,18 @@ def likelihoods(
         stack = route if route is None or isinstance(route, str) else tuple(route)
         rows.setdefault(_Row(stack, (*context, *continuation[:-1])), []).append(i)
     found = [Likelihood(0.0, False)] * len(requests)
-    for batch in _batches(model, rows, requests, batch_size):
-        with nullcontext() if routes is None else operations.route(model, [row.route for row in batch]):
-            asked = [(at, i) for at, row in enumerate(batch) for i in rows[row]]
-            scored = _score(model, batch, [(at, requests[i].continuation) for at, i in asked], pad_id)
+    batches = deque(_batches(model, rows, requests, batch_size))
+    while batches:
+        batch = batches.popleft()
+        asked = [(at, i) for at, row in enumerate(batch) for i in rows[row]]
+        try:
+            with nullcontext() if routes is None else operations.route(model, [row.route for row in batch]):
+                scored = _score(model, batch, [(at, requests[i].continuation) for at, i in asked], pad_id)
+        except RuntimeError as failure:
+            if len(batch) == 1 or not is_out_of_memory(failure):
+                raise
+            batches.extendleft([batch[len(batch) // 2 :], batch[: len(batch) // 2]])
+            continue
         for (_, i), likelihood in zip(asked, scored, strict=True):
             found[i] = likelihood
         if on_requests is not None:
@@ -100,7 +110,7 @@ def _batches(
 ) -> Iterator[list[_Row]]:
     """The rows, longest first: those of one batch are alike, and if memory does not suffice it shows at once."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    kept = "logits_to_keep" in inspect.signature(model.forward).parameters
+    kept = "logits_to_keep" in accepted(model)
     batch: list[_Row] = []
     columns = 0
     for row in sorted(rows, key=lambda row: -len(row.tokens)):
@@ -124,11 +134,11 @@ def _score(
     ids = torch.tensor([[pad_id] * (width - len(row.tokens)) + list(row.tokens) for row in rows], device=device)
     lengths = torch.tensor([len(row.tokens) for row in rows], device=device)
     mask = (torch.arange(width, device=device) >= width - lengths[:, None]).long()
-    accepted = inspect.signature(model.forward).parameters
+    known = accepted(model)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-    if "position_ids" in accepted:
+    if "position_ids" in known:
         inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-    if "logits_to_keep" in accepted:
+    if "logits_to_keep" in known:
         inputs["logits_to_keep"] = longest
     logits = model(**inputs).logits[:, -longest:].float()  # (B, longest, V)
     greedy = logits.argmax(-1)

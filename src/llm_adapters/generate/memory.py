@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import psutil
 import torch
+
+from llm_adapters.model.memory import free_bytes
 
 MOST_ROWS = 256
 """More rows hardly raise the speed of matrix products, on two cores or on a GPU."""
@@ -21,19 +22,4 @@ def rows_that_fit(bytes_a_token: float, columns: int, vocabulary: int, device: t
         device: whose memory counts.
     """
     row = _COPIES * bytes_a_token * columns + 3 * 4 * vocabulary
-    return max(1, min(MOST_ROWS, int(_SHARE * _free(device) / row)))
-
-
-def is_out_of_memory(failure: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, on a GPU or on the CPU."""
-    return isinstance(failure, torch.OutOfMemoryError) or (
-        isinstance(failure, RuntimeError) and "can't allocate memory" in str(failure)
-    )
-
-
-def _free(device: torch.device) -> int:
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free + held)
-    return int(psutil.virtual_memory().available)
+    return max(1, min(MOST_ROWS, int(_SHARE * free_bytes(device) / row)))

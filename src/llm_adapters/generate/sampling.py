@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 import torch
@@ -43,9 +42,9 @@ class Sampling:
             if not fits:
                 raise UserError(f"{name} = {value}", mend=f"{name} is {allowed}; without sampling decoding is greedy")
 
-    def random(self, prompt: int) -> random.Random:
-        """The generator of a prompt's random numbers."""
-        return stable_random("sampling", self.seed, prompt)
+    def number(self, prompt: int, place: int) -> float:
+        """The uniform number in [0, 1) of a prompt's new token at ``place``, whenever it is asked for."""
+        return stable_random("sampling", self.seed, prompt, place).random()
 
     def choose(self, logits: Tensor, numbers: Tensor) -> Tensor:
         """Token ids (B,) for logits (B, V) and one uniform number a row (B,): the inverse of the distribution."""

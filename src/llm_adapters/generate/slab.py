@@ -76,7 +76,7 @@ class SlabLayer(DynamicLayer):
         used = self.high - self.low
         fresh = [slab.new_empty(len(indices), slab.shape[1], used + _ROOM, slab.shape[3]) for slab in self._slabs]
         for new, slab in zip(fresh, self._slabs, strict=True):
-            new[:, :, :used] = slab[:, :, self.low : self.high][indices]
+            new[:, :, :used] = slab[:, :, self.low : self.high][indices.to(slab.device)]
         self._slabs, self.low, self.high = fresh, 0, used
         self._show()
 

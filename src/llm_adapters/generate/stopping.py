@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _SPARE = 8  # tokens that may show no character: special ones, or parts of one
@@ -15,8 +15,8 @@ class StopTexts:
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)) if texts else {}
         self.ids = {special[text] for text in texts if text in special}
         self.texts = [text for text in texts if text not in special]
-        # A token shows a character or more, so the end of a text that long suffices.
-        self.tail = max(map(len, self.texts), default=0) + _SPARE
+        # A token shows a byte or more, so the end of a text that long suffices.
+        self.tail = max((len(text.encode()) for text in self.texts), default=0) + _SPARE
         self.tokenizer = tokenizer
 
     def reached(self, ids: list[int]) -> bool:
@@ -27,6 +27,21 @@ class StopTexts:
             return False
         end = self.tokenizer.decode(ids[-self.tail :], skip_special_tokens=True)
         return any(text in end for text in self.texts)
+
+    def end(self, ids: list[int]) -> int | None:
+        """How many of ``ids`` were written when the first of the texts was complete; None if none is."""
+        return next((n for n in range(1, len(ids) + 1) if self.reached(ids[:n])), None)
+
+
+def all_of(ends: Sequence[StopTexts]) -> Callable[[list[int]], bool]:
+    """Whether all of several ends have been reached, be it at different tokens of one completion."""
+    left = list(ends)
+
+    def reached(ids: list[int]) -> bool:
+        left[:] = [end for end in left if not end.reached(ids)]
+        return not left
+
+    return reached
 
 
 def cut(text: str, stop_texts: Sequence[str]) -> str:

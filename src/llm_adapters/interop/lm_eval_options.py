@@ -31,8 +31,11 @@ class Ending(NamedTuple):
         until = options.get("until") or ()
         limits = [int(options[name]) for name in _LIMITS if options.get(name) is not None]
         drawn = options.get("do_sample")
+        temperature = options.get("temperature")
         if drawn is None:
-            drawn = float(options.get("temperature") or 0) > 0
+            drawn = float(temperature or 0) > 0
+        elif temperature == 0:
+            drawn = False  # what a temperature of zero means
         foreign = sorted(options.keys() - {"until", *_LIMITS, *_SAMPLING})
         if foreign:
             raise UserError(

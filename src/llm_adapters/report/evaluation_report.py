@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from llm_adapters.errors import DataError
 from llm_adapters.evaluation.compare import ALPHA, compare
 from llm_adapters.evaluation.paired import holm
-from llm_adapters.evaluation.published import published
+from llm_adapters.evaluation.published import TABLE_3, TABLE_4, published
 from llm_adapters.evaluation.rows import Row, read_rows
 from llm_adapters.evaluation.score import Mean, Score, clean_interval
 from llm_adapters.study.folder import MANIFEST
@@ -24,10 +24,11 @@ def write_evaluation_report(folder: Path, *, beside: str | None = None) -> Path:
 
     Args:
         folder: of the evaluation.
-        beside: a model of the paper whose published accuracies are shown beside these (``LLaMA-7B``).
+        beside: a model of the paper whose published accuracies are shown beside these (``LLaMA-7B``), for adapters
+            of the same method.
 
     Raises:
-        DataError: the folder holds no complete evaluation.
+        DataError: the folder holds no complete evaluation, or the paper has no such model.
     """
     if not (folder / MANIFEST).is_file():
         raise DataError(f"'{folder}' holds no complete evaluation", mend="evaluate to the end first")
@@ -36,14 +37,16 @@ def write_evaluation_report(folder: Path, *, beside: str | None = None) -> Path:
     scores = [Score(**record) for record in summary["scores"]]
     averages = [Mean(**record) for record in summary["means"]]
     rows = [row for path in sorted((folder / "eval").glob("*.jsonl")) for row in read_rows(path)]
+    methods: dict[str | None, str] = {
+        name: described["methods"][0]["method"]
+        for name, described in manifest["adapters"].items()
+        if len(described["methods"]) == 1
+    }
     parts = [
         f"# Evaluation of {len({s.adapter for s in scores})} models on {len({s.benchmark for s in scores})} sets",
         _models(manifest),
-        *(_accuracy(scores, averages, protocol) for protocol in _protocols(scores)),
-        _reading(scores),
-        _clean(scores),
+        _accuracy(scores, averages, _known(beside) if beside else None, methods),
         *(_paired(rows, protocol) for protocol in _protocols(scores)),
-        _published(scores, beside) if beside else "",
         _how(manifest),
     ]
     path = folder / "report.md"
@@ -64,51 +67,41 @@ def _models(manifest: dict[str, Any]) -> str:
     return f"Base: {base}, {manifest['dtype']}.\n\n" + _markdown(table)
 
 
-def _accuracy(scores: Sequence[Score], averages: Sequence[Mean], protocol: str) -> str:
-    """The paper's form: a row a model, a column a set."""
-    sets = list(dict.fromkeys(s.benchmark for s in scores if s.protocol == protocol))
-    found = {(s.adapter, s.benchmark): s for s in scores if s.protocol == protocol}
-    mean = {m.adapter: m for m in averages if m.protocol == protocol}
-    rows = {benchmark: score.total for (_, benchmark), score in found.items()}
-    table = [["model", *(f"{name} ({rows[name]})" for name in sets), *(["mean"] if mean else [])]]
-    for adapter in dict.fromkeys(s.adapter for s in scores):
-        cells = [_cell(found[adapter, name]) for name in sets]
-        table.append([adapter or "base", *cells, *([_cell(mean[adapter])] if mean else [])])
-    return (
-        f"## Accuracy, protocol `{protocol}`\n\n{_markdown(table)}\n\n"
-        "Percent right of all rows, unparsed ones included, with 95 % Wilson intervals; the mean over sets with its "
-        "95 % bootstrap interval over rows. One seed of training: intervals answer for the choice of rows alone."
+def _accuracy(
+    scores: Sequence[Score], averages: Sequence[Mean], beside: str | None, methods: Mapping[str | None, str]
+) -> str:
+    """A row a set and model; the protocols side by side."""
+    protocols = _protocols(scores)
+    heads = [f"{protocol}: {head}" for protocol in protocols for head in ("accuracy", "unparsed", "cut off", "clean")]
+    table = [["set (rows)", "model", *heads, *([f"{beside}, published"] if beside else [])]]
+    found = {(s.benchmark, s.adapter, s.protocol): s for s in scores}
+    for benchmark, adapter in dict.fromkeys((s.benchmark, s.adapter) for s in scores):
+        each = [found.get((benchmark, adapter, protocol)) for protocol in protocols]
+        total = next(score.total for score in each if score)
+        printed = [_printed(published(beside, methods.get(adapter), benchmark))] if beside else []
+        cells = [cell for score in each for cell in _cells(score)]
+        table.append([f"{benchmark} ({total})", adapter or "base", *cells, *printed])
+    mean = {(m.adapter, m.protocol): m for m in averages}
+    for adapter in dict.fromkeys(m.adapter for m in averages):
+        cells = [cell for protocol in protocols for cell in (_percent(mean[adapter, protocol]), "", "", "")]
+        table.append([f"mean of {averages[0].sets}", adapter or "base", *cells, *([""] if beside else [])])
+    known = any(score.clean_total is not None for score in scores)
+    clean = (
+        "Clean: accuracy on the rows that the training data do not give away (same question once normalised, once its "
+        "numbers are masked, or by most of its 8-grams), and how many rows those are; for the base, what no adapter's "
+        "data give away."
     )
-
-
-def _reading(scores: Sequence[Score]) -> str:
-    """How often no answer could be read, and how often the limit of tokens cut the completion off."""
-    sets = list(dict.fromkeys(s.benchmark for s in scores))
-    table = [["model", "protocol", *sets]]
-    for adapter in dict.fromkeys(s.adapter for s in scores):
-        for protocol in _protocols(scores):
-            own = {s.benchmark: s for s in scores if s.adapter == adapter and s.protocol == protocol}
-            cells = [_shares(own[name]) if name in own else "" for name in sets]
-            table.append([adapter or "base", protocol, *cells])
-    return f"## Unparsed / cut off at the limit of tokens, percent of rows\n\n{_markdown(table)}"
-
-
-def _clean(scores: Sequence[Score]) -> str:
-    """Accuracy on what the training data do not give away."""
-    known = [s for s in scores if s.clean_total is not None]
-    if not known:
-        return "## Clean subset\n\nThe adapters' training data are not known, so nothing can be said of contamination."
-    sets = list(dict.fromkeys(s.benchmark for s in known))
-    table = [["model", "protocol", *sets]]
-    for adapter in dict.fromkeys(s.adapter for s in known):
-        for protocol in _protocols(known):
-            own = {s.benchmark: s for s in known if s.adapter == adapter and s.protocol == protocol}
-            table.append([adapter or "base", protocol, *(_clean_cell(own.get(name)) for name in sets)])
+    unknown = "The adapters' training data are not known, so nothing can be said of contamination."
+    published_by = (
+        f"\n\nPublished: Hu et al. 2023, Tables 3 and 4, {beside} with the adapter's method, protocol `paper`, one "
+        "seed, no intervals, training data that hold many of the test questions."
+    )
     return (
-        f"## Clean subset\n\n{_markdown(table)}\n\n"
-        "Accuracy on the rows that the training data do not give away (same question once normalised, once its numbers "
-        "are masked, or by most of its 8-grams), with how many rows those are; for the base, what no adapter's data "
-        "give away."
+        f"## Accuracy\n\n{_markdown(table)}\n\n"
+        "Percent right of all rows, unparsed ones included, with 95 % Wilson intervals; means over sets with 95 % "
+        "bootstrap intervals over rows. Unparsed: no answer could be read. Cut off: the completion reached the limit "
+        f"of tokens. {clean if known else unknown} One seed of training: intervals answer for the choice of rows alone."
+        + (published_by if beside else "")
     )
 
 
@@ -140,21 +133,21 @@ def _paired(rows: Sequence[Row], protocol: str) -> str:
     )
 
 
-def _published(scores: Sequence[Score], model: str) -> str:
-    sets = list(dict.fromkeys(s.benchmark for s in scores))
-    methods = ("prefix", "series", "parallel", "lora")
-    values = {method: [published(model, method, name) for name in sets] for method in methods}
-    if not any(value is not None for row in values.values() for value in row):
-        raise DataError(f"the paper has no numbers of '{model}' on these sets", allowed=_PAPER_MODELS)
-    table = [["method", *sets]]
-    table += [[method, *("" if v is None else f"{v:.1f}" for v in row)] for method, row in values.items()]
-    return (
-        f"## Published numbers, {model}\n\n{_markdown(table)}\n\nHu et al. 2023, Tables 3 and 4: protocol `paper`, "
-        "one seed, no intervals, training data that hold many of the test questions."
-    )
+def _printed(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
-_PAPER_MODELS = ("LLaMA-7B", "LLaMA-13B", "BLOOMz-7B", "GPT-J-6B")
+def _known(model: str) -> str:
+    """The model as the paper writes it.
+
+    Raises:
+        DataError: the paper has no such model.
+    """
+    names = dict.fromkeys(row.model for row in (*TABLE_3, *TABLE_4) if row.method)
+    fitting = [name for name in names if name.casefold() == model.casefold()]
+    if not fitting:
+        raise DataError(f"the paper has no adapters of '{model}'", given=model, allowed=names)
+    return fitting[0]
 
 
 def _how(manifest: dict[str, Any]) -> str:
@@ -174,22 +167,18 @@ def _protocols(scores: Sequence[Score]) -> list[str]:
     return list(dict.fromkeys(score.protocol for score in scores))
 
 
-def _cell(value: Score | Mean) -> str:
-    return f"{100 * value.accuracy:.1f} ({100 * value.low:.1f}–{100 * value.high:.1f})"
-
-
-def _shares(score: Score) -> str:
-    return f"{100 * score.unparsed / score.total:.1f} / {100 * score.cut / score.total:.1f}"
-
-
-def _clean_cell(score: Score | None) -> str:
-    if score is None or score.clean_total is None:
-        return ""
+def _cells(score: Score | None) -> list[str]:
+    if score is None:
+        return ["", "", "", ""]
     found = clean_interval(score)
-    if found is None:
-        return "no clean row"
-    value, (low, high) = found
-    return f"{100 * value:.1f} ({100 * low:.1f}–{100 * high:.1f}), {score.clean_total}"
+    clean = "" if found is None else f"{100 * found[0]:.1f} of {score.clean_total}"
+    if score.clean_total == 0:
+        clean = "no clean row"
+    return [_percent(score), *(f"{100 * n / score.total:.1f}" for n in (score.unparsed, score.cut)), clean]
+
+
+def _percent(value: Score | Mean) -> str:
+    return f"{100 * value.accuracy:.1f} ({100 * value.low:.1f}–{100 * value.high:.1f})"
 
 
 def _markdown(table: Table) -> str:

@@ -41,19 +41,19 @@ def _accuracy(scores: list[dict[str, Any]]) -> list[str]:
     if not scores:
         return ["Trained without evaluation."]
     rows = [
-        f"| {score['benchmark']} | {score['adapter'] or 'base'} | {score['accuracy']:.1%} "
+        f"| {score['benchmark']} | {score['protocol']} | {score['adapter'] or 'base'} | {score['accuracy']:.1%} "
         f"| {score['low']:.1%} – {score['high']:.1%} | {score['correct']} / {score['total']} | {score['unparsed']} "
         f"| {score['cut']} | {_clean(score)} |"
         for score in scores
     ]
     table = "\n".join(
         [
-            "| set | model | accuracy | 95 % interval (Wilson) | correct | unparsed | cut off | on clean rows |",
-            "|---|---|---:|---|---:|---:|---:|---:|",
+            "| set | protocol | model | accuracy | 95 % interval | correct | unparsed | cut off | on clean rows |",
+            "|---|---|---|---:|---|---:|---:|---:|---:|",
             *rows,
         ]
     )
-    base, tuned = scores[0], scores[-1]
+    base, tuned = scores[0], [score for score in scores if score["protocol"] == scores[0]["protocol"]][-1]
     if base is tuned:
         return [table]
     apart = tuned["low"] > base["high"] or tuned["high"] < base["low"]

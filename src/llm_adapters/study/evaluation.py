@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from llm_adapters.evaluation.runner import evaluate
 from llm_adapters.evaluation.score import Score, means, write_summary
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import load_model
-from llm_adapters.study.folder import MANIFEST, fresh_folder, write_whole
+from llm_adapters.study.folder import MANIFEST, fresh_folder, is_leftover, remove, write_whole
 from llm_adapters.study.manifest import data_digest, environment
 from llm_adapters.study.run import Observer
 
@@ -39,6 +40,7 @@ class Target:
         folder: of its adapter; None for the bare base.
         template: the template it was trained with, if its run tells.
         training: what it was trained on, if its run tells.
+        dtype: that its base was trained with, if its run tells.
     """
 
     name: str | None
@@ -46,6 +48,7 @@ class Target:
     folder: Path | None
     template: str | None = None
     training: TrainingData | None = None
+    dtype: str = "auto"
 
 
 def read_targets(sources: Sequence[str], base: str | None, *, with_base: bool) -> list[Target]:
@@ -72,17 +75,31 @@ def read_targets(sources: Sequence[str], base: str | None, *, with_base: bool) -
     return targets
 
 
+def common_template(targets: Sequence[Target]) -> str:
+    """The template that the targets were trained with; ``plain`` where none tells.
+
+    Raises:
+        AdapterError: they were trained with different ones, so that one prompt would not be fair to all.
+    """
+    told = {str(target.name): target.template for target in targets if target.name and target.template}
+    if len(set(told.values())) > 1:
+        listed = ", ".join(f"{name}: {template}" for name, template in told.items())
+        raise AdapterError(
+            f"the runs have different templates ({listed})",
+            mend="--template NAME asks all alike; or evaluate them apart, then llm-adapters compare",
+        )
+    return next(iter(told.values()), "plain") or "plain"
+
+
 def _target(source: str, base: str | None) -> Target:
     path = Path(source)
+    if path.name == "adapter" and (path.parent / "config.yaml").is_file():
+        path = path.parent
     config = path / "config.yaml"
     if (path / "adapter" / "adapter.json").is_file() and config.is_file():
-        record = yaml.safe_load(config.read_text(encoding="utf-8"))
-        data = record["data"]
-        training = TrainingData(data["train"], data["size"], record["seed"])
-        return Target(path.name, base or record["model"]["source"], path / "adapter", data["template"], training)
+        return _of_run(path, yaml.safe_load(config.read_text(encoding="utf-8")), base)
     if (path / "adapter.json").is_file():
-        name = path.parent.name if path.name == "adapter" else path.name
-        return Target(name, base or str(read_record(path)["base"]["model"]), path)
+        return Target(_name(path.name), base or str(read_record(path)["base"]["model"]), path)
     if config.is_file():
         raise AdapterError(f"'{source}' holds a run whose training has not ended", mend="the command that began it")
     if path.is_dir() and not (path / "config.json").is_file():
@@ -94,6 +111,25 @@ def _target(source: str, base: str | None) -> Target:
     return Target(None, source, None)
 
 
+def _of_run(path: Path, record: dict[str, Any], base: str | None) -> Target:
+    """The adapter of a run, with what its configuration and its manifest tell."""
+    data, manifest = record["data"], path / MANIFEST
+    digest = json.loads(manifest.read_text(encoding="utf-8"))["data"]["train"] if manifest.is_file() else None
+    if data.get("validation") is not None:
+        digest = None  # of less than the whole: held-out rows count as trained on
+    training = TrainingData(data["train"], data["size"], record["seed"], digest)
+    return Target(
+        _name(path.name), base or record["model"]["source"], path / "adapter", data["template"], training,
+        record["model"]["dtype"],
+    )  # fmt: skip
+
+
+def _name(name: str) -> str:
+    """A folder's name as that of an attached adapter, which has no dots; ``base`` is taken by the base."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    return f"{plain}-adapter" if plain == "base" else plain
+
+
 def evaluate_targets(
     targets: Sequence[Target],
     suites: Sequence[Suite],
@@ -101,6 +137,7 @@ def evaluate_targets(
     folder: Path,
     observer: Observer,
     *,
+    dtype: str | None = None,
     force: bool = False,
 ) -> list[Score]:
     """Evaluate targets on suites and write ``eval/``; a killed evaluation of the same kind goes on where it was.
@@ -114,20 +151,24 @@ def evaluate_targets(
         raise DataError(
             f"two sets would be written to one file: {', '.join(twice)}", mend="rename one of the data files"
         )
+    dtypes = {target.dtype for target in targets if target.name is not None}
+    dtype = dtype or (dtypes.pop() if len(dtypes) == 1 else "auto")
     names = {id(template): name for name, template in TEMPLATES.items()}
     record = {
         "targets": [[t.name, t.base, read_record(t.folder)["sha256"] if t.folder else ""] for t in targets],
         "suites": [[s.task.name, s.protocol.name, names[id(s.template)], data_digest(s.examples)] for s in suites],
-        "settings": settings.model_dump(exclude={"batch_size", "size", "data"}),
+        "settings": settings.model_dump(exclude={"batch_size", "size", "data", "protocol"}) | {"dtype": dtype},
     }
     rows = len(targets) * sum(len(suite.examples) for suite in suites)
     known = _recorded(folder, record, force=force)
     observer.begin(f"loading {targets[0].base}", None)
-    model, tokenizer = load_model(targets[0].base)
+    model, tokenizer = load_model(targets[0].base, dtype=dtype)
     for target in targets:
         if target.folder is not None and target.name is not None:
             attach(model, target.folder, target.name)
     observer.end(f"adapters attached: {sum(target.folder is not None for target in targets)}")
+    for entry in filter(is_leftover, folder.iterdir() if folder.is_dir() else ()):
+        remove(entry)
     if not known:  # only now: a mistake in the targets has left nothing behind
         fresh_folder(folder, force=force)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -172,7 +213,7 @@ def _recorded(folder: Path, record: dict[str, Any], *, force: bool) -> bool:
     if (folder / "config.yaml").exists():
         raise OutputError(f"'{folder}' holds a training run, which no evaluation replaces", mend="--out another/folder")
     if not path.is_file():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and not all(map(is_leftover, folder.iterdir())):
             raise OutputError(f"'{folder}' holds something else", mend="--out another/folder")
         return False
     known = json.loads(path.read_text(encoding="utf-8"))

@@ -83,24 +83,28 @@ def execute(
     template = get_template(config.data.template)
     data = TrainingData.of(config.data, config.seed)
     asked = config.evaluate
-    suite = Suite.of(asked.data, asked.size, config.seed, config.data.template) if score else None
+    protocols = ("standard", "paper") if asked.protocol == "both" else (asked.protocol,)
+    suites = [
+        Suite.of(asked.data, asked.size, config.seed, config.data.template, protocol)
+        for protocol in (protocols if score else ())
+    ]
     rate = learning_rate(config)
     check_methods(config)
     record = config.model_dump(mode="json")
     digests = {
         "training": data_digest(data.examples),
         "validation": data_digest(data.validation),
-        "test": data_digest(suite.examples) if suite else None,
+        "test": data_digest(suites[0].examples) if suites else None,
     }
     with open_run(folder, record, digests, observer.note, force=force):
         run = _Run.prepare(config, template, folder, observer)
         encoded, judges = run.encode(data.examples, "training"), run.encode(data.validation, "validation")
         # What the best was chosen on counts as trained on.
-        leaks = Leaks({ADAPTER: [*data.examples, *data.validation]}, [suite] if suite else [])
-        scores = [run.score(suite, None, leaks)] if suite else []
+        leaks = Leaks({ADAPTER: [*data.examples, *data.validation]}, suites)
+        scores = run.score(suites, None, leaks)
         result, before = run.trained(encoded, judges, data.rows, rate, stop)
-        if suite:
-            scores.append(run.score(suite, ADAPTER, leaks))
+        if suites:
+            scores += run.score(suites, ADAPTER, leaks)
             write_summary(scores, [], folder / "eval" / "summary.json")
         manifest = {
             "config": record,
@@ -112,7 +116,7 @@ def execute(
                 "train": digests["training"],
                 "validation": digests["validation"],
                 "encoded": data_digest(encoded),
-                "test": data_digest(suite.examples if suite else []),
+                "test": data_digest(suites[0].examples if suites else []),
             },
             "seconds": round(before + time.perf_counter() - started, 1),
             "peak_memory_bytes": peak_memory_bytes(),
@@ -184,16 +188,23 @@ class _Run:
         self.observer.end(f"{tokens:,} tokens" + (f"; {cut} examples cut at {data.max_length} tokens" if cut else ""))
         return encoded
 
-    def score(self, suite: Suite, adapter: str | None, leaks: Leaks) -> Score:
-        who, rows = "the base" if adapter is None else "the tuned model", len(suite.examples)
-        self.observer.begin(f"evaluating {who} on {rows} rows of {suite.task.name}", rows)
-        [score] = evaluate(
-            self.model, self.tokenizer, [suite], [adapter], settings=self.config.evaluate, folder=self.folder / "eval",
+    def score(self, suites: Sequence[Suite], adapter: str | None, leaks: Leaks) -> list[Score]:
+        """Evaluate the base or the adapter on one set, under one protocol or two."""
+        if not suites:
+            return []
+        who, rows = "the base" if adapter is None else "the tuned model", sum(len(suite.examples) for suite in suites)
+        self.observer.begin(f"evaluating {who} on {rows} rows of {suites[0].task.name}", rows)
+        scores = evaluate(
+            self.model, self.tokenizer, suites, [adapter], settings=self.config.evaluate, folder=self.folder / "eval",
             leaked=leaks, on_row=self.observer.advance,
         )  # fmt: skip
-        interval = f"{score.low:.1%} to {score.high:.1%}"
-        self.observer.end(f"{score.accuracy:.1%} correct (95 % interval {interval}), {score.unparsed} unparsed")
-        return score
+        said = [
+            f"{each.accuracy:.1%} correct (95 % interval {each.low:.1%} to {each.high:.1%}), {each.unparsed} unparsed"
+            + (f", protocol {each.protocol}" if len(scores) > 1 else "")
+            for each in scores
+        ]
+        self.observer.end("; ".join(said))
+        return scores
 
     def trained(
         self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float, stop: Stop | None

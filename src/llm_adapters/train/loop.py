@@ -10,8 +10,9 @@ from pathlib import Path
 
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.errors import OutputError, Stopped, TrainingError
+from llm_adapters.model.memory import is_out_of_memory
 from llm_adapters.train.checkpoint import Checkpoints, damage
-from llm_adapters.train.memory import out_of_memory, shrinking
+from llm_adapters.train.memory import shrinking
 from llm_adapters.train.metrics import Metrics, MetricsLog
 from llm_adapters.train.order import Order
 from llm_adapters.train.state import TrainingState
@@ -84,7 +85,7 @@ class Loop:
                 mend="look at these rows; a lower learning rate (train.learning_rate), max_grad_norm, or float32",
             ) from failure
         except RuntimeError as failure:
-            if not out_of_memory(failure):
+            if not is_out_of_memory(failure):
                 raise
             raise TrainingError(
                 f"out of memory in the optimiser's step {position.step + 1}, which no smaller micro-batch mends",

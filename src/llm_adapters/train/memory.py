@@ -9,16 +9,9 @@ from typing import TypeVar
 import torch
 
 from llm_adapters.errors import TrainingError
+from llm_adapters.model.memory import is_out_of_memory
 
 T = TypeVar("T")
-
-
-def out_of_memory(failure: RuntimeError) -> bool:
-    """Whether a failure is a lack of memory, on a GPU or of the CPU's allocator."""
-    said = str(failure)
-    return isinstance(failure, torch.OutOfMemoryError) or any(
-        sign in said for sign in ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    )
 
 
 def shrinking(work: Callable[[int], T], size: int, note: Callable[[str], None]) -> tuple[T, int]:
@@ -36,7 +29,7 @@ def shrinking(work: Callable[[int], T], size: int, note: Callable[[str], None]) 
         try:
             return work(size), size
         except RuntimeError as failure:
-            if not out_of_memory(failure):
+            if not is_out_of_memory(failure):
                 raise
             if size == 1:
                 raise TrainingError(
