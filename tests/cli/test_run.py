@@ -39,7 +39,7 @@ def test_the_run_leaves_everything_that_it_promises(run: Path) -> None:
     assert manifest["training"]["last_loss"] < manifest["training"]["first_loss"]
     assert manifest["parameters"] == {"trained": 2442240, "base": 134515008}
     report = (run / "report.md").read_text()
-    assert "95 % interval (Wilson)" in report
+    assert "| 95 % interval |" in report
     assert "2,442,240" in report
 
 
