@@ -7,6 +7,7 @@ import torch
 
 import llm_adapters as la
 from llm_adapters.data.collate import collate
+from llm_adapters.train.batches import Batches
 from llm_adapters.train.position import Position
 from llm_adapters.train.validation import Validation
 from tiny import put_on, small, tiny_model
@@ -14,6 +15,10 @@ from tiny_training import checkpoints, examples, metrics, noise, same, tiny_trai
 
 OVERFIT = {"epochs": 20, "count": 8, "held_out": 8, "validate_every": 2}
 """Eight rows learnt by heart: validation gets worse after a while."""
+
+
+def _batches(model: torch.nn.Module) -> Batches:
+    return Batches(model, pad_id=0, device=torch.device("cpu"))
 
 
 def _losses(folder: Path) -> dict[float, float]:
@@ -25,7 +30,7 @@ def test_the_loss_is_the_mean_over_label_tokens_of_the_model_as_it_is() -> None:
     put_on(model, small("lora", dropout=0.9), "a")
     rows = examples(7)
     torch.manual_seed(5)
-    measured = [Validation(rows, 0).measure(model, torch.device("cpu"), size) for size in (7, 2)]
+    measured = [Validation(rows).measure(model, _batches(model), size) for size in (7, 2)]
     assert model.training
     after = torch.rand(1)
     torch.manual_seed(5)
@@ -59,7 +64,7 @@ def test_the_adapter_ends_as_it_was_at_the_best_validation(tmp_path: Path) -> No
     model = tiny_model("llama")
     kept = la.attach(model, tmp_path / "checkpoints" / f"step-{best}", "kept")
     assert same(dict(kept.state_dict()), adapter)
-    again = Validation(noise(8), 0).measure(model, torch.device("cpu"), 8)
+    again = Validation(noise(8)).measure(model, _batches(model), 8)
     assert again == pytest.approx(losses[best], rel=1e-6)
 
 

@@ -62,6 +62,9 @@ class TrainSection(Strict):
     A checkpoint is written every ``checkpoint_every`` steps, after ``checkpoint_minutes`` without one, and at a new
     best by validation; the last ``keep_checkpoints`` and the best stay. ``validate_every`` empty is once an epoch;
     ``patience`` validations in a row without a new best end the training.
+
+    With ``packing`` the examples of a micro-batch stand in one row without padding, where the model's attention allows
+    it; otherwise, and without, they are padded.
     """
 
     epochs: Rate = 3
@@ -79,6 +82,7 @@ class TrainSection(Strict):
     validate_every: Count | None = None
     patience: Count | None = None
     gradient_checkpointing: bool = False
+    packing: bool = True
 
 
 class EvaluateSection(Strict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -36,6 +36,35 @@ def collate(batch: Sequence[Encoded], pad_id: int, side: Literal["left", "right"
         "labels": [pad(encoded.labels, IGNORED) for encoded in batch],
     }
     return {name: torch.tensor(rows, dtype=torch.long) for name, rows in columns.items()}
+
+
+def collate_packed(rows: Sequence[Sequence[Encoded]]) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+    """Rows of several documents, one after the other, each with positions of its own.
+
+    Returns:
+        ``input_ids``, ``position_ids`` and ``labels``, int64 of shape B×T, and the lengths of every row's documents;
+        shorter rows end with a document without labels. The first label of a document is never predicted: it is -100.
+    """
+    lengths = [[len(encoded.input_ids) for encoded in row] for row in rows]
+    width = max(map(sum, lengths))
+    fillers = [width - sum(row) for row in lengths]
+    documents = [[*row, filler] if filler else row for row, filler in zip(lengths, fillers, strict=True)]
+
+    def joined(parts: Callable[[Encoded], Sequence[int]], value: int) -> torch.Tensor:
+        return torch.tensor(
+            [
+                [number for encoded in row for number in parts(encoded)] + [value] * filler
+                for row, filler in zip(rows, fillers, strict=True)
+            ],
+            dtype=torch.long,
+        )
+
+    columns = {
+        "input_ids": joined(lambda encoded: encoded.input_ids, 0),
+        "position_ids": torch.tensor([[place for length in row for place in range(length)] for row in documents]),
+        "labels": joined(lambda encoded: [IGNORED, *encoded.labels[1:]], IGNORED),
+    }
+    return columns, documents
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

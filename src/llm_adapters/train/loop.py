@@ -101,9 +101,9 @@ class Loop:
         position, every = self.state.position, self.settings.validate_every or self.order.steps_per_epoch
         if self.validation is None or (position.step % every and position.step < self.steps):
             return False
-        measure, device = self.validation.measure, self.stepper.device
+        measure, batches = self.validation.measure, self.stepper.batches
         loss, position.micro_batch = shrinking(
-            lambda size: measure(self.stepper.model, device, size), position.micro_batch, self.note
+            lambda size: measure(self.stepper.model, batches, size), position.micro_batch, self.note
         )
         if not math.isfinite(loss):
             raise TrainingError(

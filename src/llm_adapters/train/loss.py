@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from llm_adapters.data.encoding import IGNORED
 
+_CHUNK = 1 << 21  # logits handled at a time: 8 MB in float32, which stays in a processor's cache
+_FORGETS = ("MmBackward", "AddmmBackward", "LinearBackward", "BmmBackward", "IndexBackward")
+_VIEWS = ("ViewBackward", "UnsafeViewBackward", "ReshapeAliasBackward", "AliasBackward", "SqueezeBackward")
 
-def labelled_tokens(labels: Tensor) -> int:
-    """Number of labels (B, T) that take part in the loss; the first position is never predicted."""
-    return int((labels[:, 1:] != IGNORED).sum())
+
+def labelled_tokens(labels: Sequence[int]) -> int:
+    """How many labels of one example take part in the loss; the first position is never predicted."""
+    return sum(label != IGNORED for label in labels[1:])
 
 
-def summed_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy summed over the labelled tokens of a padded batch, in float32.
+def summed_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Cross-entropy summed over the labelled tokens of a batch, padded or packed, in float32.
 
     Logits are computed only at columns where some row has a label: for short prompts before long answers
     most of the vocabulary product is saved.
@@ -35,7 +39,53 @@ def summed_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         logits = model(**inputs, use_cache=False).logits[:, columns]
     wanted = targets[:, columns]
     kept = wanted != IGNORED
-    return F.cross_entropy(logits[kept].float(), wanted[kept], reduction="sum")
+    loss: Tensor = SummedCrossEntropy.apply(logits.flatten(0, 1) if bool(kept.all()) else logits[kept], wanted[kept])
+    return loss
+
+
+class SummedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of (K, V) logits, summed; its gradient takes the place of the logits.
+
+    So one tensor of that size is held where the plain way holds the logits, their float32 copy, their log-softmax
+    and the gradient. Where another backward needs the logits (soft-capping), they are copied first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """The float32 sum of the K losses."""
+        overwritten = logits.dtype == torch.float32 and _is_free(logits)
+        gradient = (logits if overwritten else logits.float().clone()).detach()
+        ctx.dtype = logits.dtype
+        total = gradient.new_zeros(())
+        lines = max(1, _CHUNK // logits.shape[1])
+        for start in range(0, len(targets), lines):
+            part, wanted = gradient[start : start + lines], targets[start : start + lines, None]
+            part -= part.amax(1, keepdim=True)
+            picked = part.gather(1, wanted)
+            sums = part.exp_().sum(1, keepdim=True)
+            total += (sums.log() - picked).sum()
+            if ctx.needs_input_grad[0]:
+                part /= sums
+                part.scatter_add_(1, wanted, part.new_full(wanted.shape, -1.0))
+        ctx.gradient = gradient if ctx.needs_input_grad[0] else None
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            raise RuntimeError("this loss has given its gradient away: a second backward pass is not possible")
+        return gradient.mul_(outer[0]).to(ctx.dtype), None
+
+
+def _is_free(logits: Tensor) -> bool:
+    """Whether no backward needs ``logits``: they come straight from a matrix product, or from copying rows."""
+    if not logits.requires_grad:
+        return True
+    node = logits.grad_fn
+    while node is not None and node.name().startswith(_VIEWS):
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith(_FORGETS)
 
 
 def _plain_forward(model: Any) -> Callable[..., Any]:

@@ -12,9 +12,9 @@ from torch import nn
 
 from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.config.schema import TrainSection
-from llm_adapters.data.collate import collate
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import UserError
+from llm_adapters.train.batches import Batches
 from llm_adapters.train.loss import labelled_tokens, summed_loss
 from llm_adapters.train.memory import shrinking
 from llm_adapters.train.randomness import RandomState
@@ -69,13 +69,17 @@ class Stepper:
                 mend="start one process",
             )
         self.parameters = [p for p in adapter.parameters() if p.requires_grad]
-        self.settings, self.pad_id, self.note = settings, pad_id, note
+        self.settings, self.note = settings, note
         self.device: torch.device = self.accelerator.device
-        self.plain_optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=settings.weight_decay)
+        self.plain_optimizer = torch.optim.AdamW(
+            self.parameters, lr=learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
         self.schedule = scheduler(self.plain_optimizer, steps=steps, warmup=settings.warmup, schedule=settings.schedule)
         self.model, self.optimizer = self.accelerator.prepare(model, self.plain_optimizer)
+        plain = self.accelerator.unwrap_model(self.model)
+        self.batches = Batches(plain, pad_id=pad_id, device=self.device, packed=settings.packing)
         if settings.gradient_checkpointing:
-            self.accelerator.unwrap_model(self.model).gradient_checkpointing_enable({"use_reentrant": False})
+            plain.gradient_checkpointing_enable({"use_reentrant": False})
 
     def close(self) -> None:
         """Leave the model as it was found."""
@@ -118,15 +122,15 @@ class Stepper:
 
     def _gradients(self, batch: Sequence[Numbered], size: int) -> float:
         """The mean loss over the batch's labelled tokens, and its gradients, from pieces of ``size`` rows."""
-        ordered = sorted(batch, key=lambda row: len(row.example.input_ids))
-        pieces = [ordered[i : i + size] for i in range(0, len(ordered), size)]
-        padded = [collate([row.example for row in piece], self.pad_id) for piece in pieces]
-        total = sum(labelled_tokens(piece["labels"]) for piece in padded)
+        indices = self.batches.pieces([len(row.example.input_ids) for row in batch], size)
+        pieces = [[batch[index] for index in piece] for piece in indices]
+        total = sum(labelled_tokens(row.example.labels) for row in batch)
         mean = 0.0
         suspects: list[int] = []
-        for piece, inputs in zip(pieces, padded, strict=True):
-            loss = summed_loss(self.model, {key: tensor.to(self.device) for key, tensor in inputs.items()}) / total
-            self.accelerator.backward(loss)
+        for piece in pieces:
+            with self.batches.in_force():
+                loss = summed_loss(self.model, self.batches.tensors([row.example for row in piece])) / total
+                self.accelerator.backward(loss)
             value = float(loss.detach())
             mean += value
             if not math.isfinite(value):

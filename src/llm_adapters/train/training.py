@@ -17,6 +17,7 @@ from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import DataError
 from llm_adapters.train.checkpoint import Checkpoints
 from llm_adapters.train.loop import Loop
+from llm_adapters.train.loss import labelled_tokens
 from llm_adapters.train.metrics import Metrics
 from llm_adapters.train.order import Order, total_steps
 from llm_adapters.train.position import Position
@@ -119,7 +120,7 @@ def train(
         steps=steps,
         examples=kept,
         order=Order([len(row.example.input_ids) for row in kept], settings.batch_size, seed),
-        validation=Validation(judges, pad_id) if judges else None,
+        validation=Validation(judges) if judges else None,
         stepper=stepper,
         state=TrainingState(adapter, stepper.plain_optimizer, stepper.schedule, position, identity),
         checkpoints=Checkpoints(folder / "checkpoints", settings.keep_checkpoints, note),
@@ -143,4 +144,4 @@ def train(
 
 
 def _has_label(example: Encoded) -> bool:
-    return any(label != -100 for label in example.labels[1:])
+    return labelled_tokens(example.labels) > 0

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from llm_adapters.data.collate import collate
 from llm_adapters.data.encoding import Encoded
+from llm_adapters.train.batches import Batches
 from llm_adapters.train.loss import labelled_tokens, summed_loss
 
 
@@ -21,26 +21,23 @@ class Validation:
     """
 
     examples: Sequence[Encoded]
-    pad_id: int
 
     @torch.no_grad()
-    def measure(self, model: Any, device: torch.device, size: int) -> float:
+    def measure(self, model: Any, batches: Batches, size: int) -> float:
         """Measure the model as it is, without dropout and without drawing random numbers.
 
         Args:
             model: the model with the adapter attached; its mode is put back.
-            device: where it runs.
+            batches: how examples go through it.
             size: rows that go through it at once.
         """
         was_training = model.training
         model.eval()
         try:
-            ordered = sorted(self.examples, key=lambda example: len(example.input_ids))
-            total, labels = 0.0, 0
-            for start in range(0, len(ordered), size):
-                piece = collate(ordered[start : start + size], self.pad_id)
-                labels += labelled_tokens(piece["labels"])
-                total += float(summed_loss(model, {key: tensor.to(device) for key, tensor in piece.items()}))
-            return total / labels
+            total = 0.0
+            for piece in batches.pieces([len(example.input_ids) for example in self.examples], size):
+                with batches.in_force():
+                    total += float(summed_loss(model, batches.tensors([self.examples[index] for index in piece])))
+            return total / sum(labelled_tokens(example.labels) for example in self.examples)
         finally:
             model.train(was_training)

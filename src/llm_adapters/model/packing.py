@@ -1,0 +1,157 @@
+"""Packing: several documents in one row, each attending to itself alone, and not a token of padding.
+
+Linear maps see one long row; attention runs over one document after the other, causal and without a mask, so it costs
+what the documents cost alone. The lengths travel with the forward pass as the keyword ``documents``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from llm_adapters.model.sites import SiteMap
+
+Documents = Sequence[Sequence[int]]
+"""Tokens of the documents of every row, in their order; of each row they sum up to T."""
+
+PACKED = "llm_adapters_packed"
+"""Name of this attention in ``config._attn_implementation``, while :func:`packing` is in force."""
+
+PROBE = ((5, 3, 4), (6, 6))
+"""The documents of the two rows on which packing is tried."""
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    documents: Documents | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention of every document to itself, and to what stands before the whole row.
+
+    Args:
+        module: the model's attention layer.
+        query: (B, H, T, d).
+        key, value: (B, H_kv, P+T, d); P virtual tokens are seen by all documents of the row.
+        attention_mask: (B or 1, 1, T, P+T), or None for plain causal attention without virtual tokens.
+        documents: lengths; None where every row is one document.
+        options: what the layer hands to any attention; its ``sliding_window`` is obeyed.
+
+    Returns:
+        (B, T, H, d), and no weights.
+    """
+    if documents is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    before = key.shape[2] - query.shape[2]
+    rows = []
+    for row, lengths in enumerate(documents):
+        one = slice(row, row + 1)
+        mask = attention_mask if attention_mask is None or attention_mask.shape[0] == 1 else attention_mask[one]
+        # Splits and concatenations, because their backward passes move every gradient once.
+        queries = query[one].split(list(lengths), dim=2)
+        pairs = [_with_virtual(states[one], before, lengths) for states in (key, value)]
+        found, start = [], 0
+        for q, k, v in zip(queries, *pairs, strict=True):
+            own = _mask_of(mask, before, start, q)
+            near = _near(q, before, options.get("sliding_window"))
+            found.append(sdpa_attention_forward(module, q, k, v, _both(own, near), **options)[0])
+            start += q.shape[2]
+        rows.append(found[0] if len(found) == 1 else torch.cat(found, dim=1))
+    return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
+
+
+def _with_virtual(states: Tensor, before: int, lengths: Sequence[int]) -> list[Tensor]:
+    """Of (1, H, P+T, d) keys or values those of each document, the virtual tokens before them."""
+    pieces = states[:, :, before:].split(list(lengths), dim=2)
+    return [torch.cat([states[:, :, :before], piece], dim=2) for piece in pieces] if before else list(pieces)
+
+
+def _mask_of(mask: Tensor | None, before: int, start: int, q: Tensor) -> Tensor | None:
+    """The part of a (1, 1, T, P+T) mask that belongs to the document that starts at ``start``."""
+    if mask is None:
+        return None
+    lines = mask[:, :, start : start + q.shape[2]]
+    own = lines[..., before + start : before + start + q.shape[2]]
+    return torch.cat([lines[..., :before], own], dim=-1) if before else own
+
+
+def _near(q: Tensor, before: int, window: int | None) -> Tensor | None:
+    """The mask of a sliding window, (1, 1, T, P+T), if the document is longer; virtual tokens are always near."""
+    tokens = q.shape[2]
+    if window is None or tokens <= window:
+        return None
+    near = torch.ones(tokens, tokens, dtype=torch.bool, device=q.device).tril().triu(1 - window)
+    return torch.nn.functional.pad(near, (before, 0), value=True)[None, None]
+
+
+def _both(mask: Tensor | None, near: Tensor | None) -> Tensor | None:
+    if mask is None or near is None:
+        return near if mask is None else mask
+    return near & mask if mask.dtype == torch.bool else mask.masked_fill(~near, torch.finfo(mask.dtype).min)
+
+
+AttentionInterface.register(PACKED, packed_attention)
+
+
+@contextmanager
+def packing(decoder: Any) -> Iterator[None]:
+    """Let ``decoder`` attend by documents; every forward pass inside needs the keyword ``documents``.
+
+    Gradient checkpointing computes again in the backward pass, which therefore belongs inside as well.
+    """
+    before = decoder.config._attn_implementation
+    decoder.config._attn_implementation = PACKED
+    try:
+        yield
+    finally:
+        decoder.config._attn_implementation = before
+
+
+@torch.no_grad()
+def can_pack(model: Any, sites: SiteMap) -> bool:
+    """Whether documents packed into rows give this model's hidden states what each alone gives them; it is tried.
+
+    State that is carried on between tokens (convolutions, recurrence), positions that cannot be given, or attention
+    that does not come through transformers' interface: all show in the numbers of a few tokens.
+    """
+    decoder: Any = sites.decoder
+    config = decoder.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if config._attn_implementation != "sdpa" or not kinds <= {"full_attention", "sliding_attention"}:
+        return False
+    if "position_ids" not in inspect.signature(decoder.forward).parameters:
+        return False
+    device = model.get_input_embeddings().weight.device
+    width = sum(PROBE[0])
+    ids = torch.arange(2 * width, device=device).view(2, width) % model.get_input_embeddings().weight.shape[0]
+    positions = [[place for length in row for place in range(length)] for row in PROBE]
+    was_training = model.training
+    model.eval()
+    try:
+        with packing(decoder):
+            packed = decoder(
+                input_ids=ids, position_ids=torch.tensor(positions, device=device), use_cache=False, documents=PROBE
+            ).last_hidden_state
+        alone = [
+            decoder(input_ids=part[None], use_cache=False).last_hidden_state[0]
+            for row, lengths in zip(ids, PROBE, strict=True)
+            for part in row.split(list(lengths))
+        ]
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
+        return False
+    finally:
+        model.train(was_training)
+    expected = torch.cat(alone).view_as(packed).float()
+    tolerance = 1e-4 if packed.dtype == torch.float32 else 0.05
+    return bool((packed.float() - expected).abs().max() <= tolerance * expected.abs().max())

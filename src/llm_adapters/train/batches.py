@@ -1,0 +1,60 @@
+"""How examples go through the model: packed into one row where its attention allows it, padded where not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from llm_adapters.data.collate import collate, collate_packed
+from llm_adapters.data.encoding import Encoded
+from llm_adapters.model.packing import can_pack, packing
+from llm_adapters.model.sites import find_sites
+
+
+class Batches:
+    """Micro-batches for one model.
+
+    Args:
+        model: a causal language model, with its adapters.
+        pad_id: any valid token id.
+        device: where it runs.
+        packed: whether to pack if the model can.
+    """
+
+    def __init__(self, model: Any, *, pad_id: int, device: torch.device, packed: bool = True) -> None:
+        sites = find_sites(model)
+        self.decoder: Any = sites.decoder
+        self.pad_id, self.device = pad_id, device
+        self.packed = packed and can_pack(model, sites)
+
+    def in_force(self) -> AbstractContextManager[None]:
+        """What forward and backward passes over :meth:`tensors` stand in."""
+        return packing(self.decoder) if self.packed else nullcontext()
+
+    def tensors(self, examples: Sequence[Encoded]) -> dict[str, Any]:
+        """Inputs and labels of one micro-batch."""
+        if not self.packed:
+            return {name: column.to(self.device) for name, column in collate(examples, self.pad_id).items()}
+        columns, documents = collate_packed([examples])
+        return {**{name: column.to(self.device) for name, column in columns.items()}, "documents": documents}
+
+    def pieces(self, lengths: Sequence[int], size: int) -> list[list[int]]:
+        """Indices of all examples in micro-batches of at most ``size``.
+
+        Padded ones hold examples of like length; packed ones hold like numbers of tokens, so that the fullest, which
+        sets the peak of memory, is as small as it can be.
+        """
+        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        if not self.packed:
+            return [order[i : i + size] for i in range(0, len(order), size)]
+        pieces: list[list[int]] = [[] for _ in range(math.ceil(len(lengths) / size))]
+        tokens = [0] * len(pieces)
+        for index in order:
+            least = min((t, i) for i, (t, piece) in enumerate(zip(tokens, pieces, strict=True)) if len(piece) < size)[1]
+            pieces[least].append(index)
+            tokens[least] += lengths[index]
+        return pieces
