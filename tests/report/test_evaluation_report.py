@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,20 @@ def _rows(benchmark: str, protocol: str, model: str | None, correct: int) -> lis
     ]  # fmt: skip
 
 
-def _folder(path: Path, **changed: Any) -> Path:
+def _folder(
+    path: Path, *, models: Sequence[str | None] = MODELS, manifest: dict[str, Any] = MANIFEST, **changed: Any
+) -> Path:
     (path / "eval").mkdir()
     scores, files = [], []
     for benchmark in SETS:
         for protocol in PROTOCOLS:
-            rows = [row for model in MODELS for row in _rows(benchmark, protocol, model, 10 if model is None else 40)]
+            rows = [row for model in models for row in _rows(benchmark, protocol, model, 10 if model is None else 40)]
             rows = [{**row, **changed} for row in rows]
             (path / "eval" / f"{benchmark}.{protocol}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-            scores += [score(rows, benchmark, protocol, model) for model in MODELS]
+            scores += [score(rows, benchmark, protocol, model) for model in models]
             files.append(rows)
     write_summary(scores, means(files), path / "eval" / "summary.json")
-    (path / "manifest.json").write_text(json.dumps(MANIFEST))
+    (path / "manifest.json").write_text(json.dumps(manifest))
     return path
 
 
@@ -70,6 +73,29 @@ def test_unknown_training_data_are_said_to_be_unknown(tmp_path: Path) -> None:
     text = write_evaluation_report(_folder(tmp_path, leaked=None)).read_text()
     assert "nothing can be said of contamination" in text
     assert "ublished" not in text
+
+
+def test_seeds_of_one_recipe_are_pooled_and_others_are_not(tmp_path: Path) -> None:
+    def adapter(recipe: str, seed: int) -> dict[str, Any]:
+        return {
+            "methods": [{"method": "lora"}], "parameters": 1, "recipe": recipe,
+            "training": {"source": "math", "size": 640, "seed": seed},
+        }  # fmt: skip
+
+    manifest = {**MANIFEST, "adapters": {"a": adapter("x", 0), "b": adapter("x", 1), "c": adapter("y", 0)}}
+    text = write_evaluation_report(_folder(tmp_path, models=(None, "a", "b", "c"), manifest=manifest)).read_text()
+    assert "## Seeds pooled" in text
+    pooled = [line for line in text.splitlines() if line.startswith("| a, b | 2 |")]
+    assert [line.split(" | ")[2:4] for line in pooled] == [["standard", "2"], ["paper", "2"]]
+    assert all("| 40.0 (" in line for line in pooled)
+    assert "| a, c |" not in text
+
+
+def test_a_short_dtype_says_how_many_texts_the_batch_changed(tmp_path: Path) -> None:
+    manifest = {**MANIFEST, "dtype": "bfloat16", "alone": {"rows": 16, "differ": 3}}
+    text = write_evaluation_report(_folder(tmp_path, manifest=manifest)).read_text()
+    assert "of 16 rows decoded again by themselves, 3 gave another text" in text
+    assert "Seeds pooled" not in text
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

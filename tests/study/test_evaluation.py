@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from llm_adapters.errors import AdapterError, DataError, OutputError
 from llm_adapters.evaluation import runner
 from llm_adapters.evaluation.leaks import TrainingData
 from llm_adapters.evaluation.protocols import get_protocol
+from llm_adapters.evaluation.runner import decoded_alone
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.evaluation.task import get_task
 from llm_adapters.generate import generate
@@ -63,10 +65,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def _evaluate(place: Path, out: Path, names: tuple[str, ...] = ("lora", "prefix")) -> None:
+def _evaluate(place: Path, out: Path, names: tuple[str, ...] = ("lora", "prefix"), *, dtype: str | None = None) -> None:
     targets = read_targets([str(place / name) for name in names], str(place / "base"), with_base=True)
     suites = [Suite.of(str(place / "sums.jsonl"), 20, 0, "plain", protocol) for protocol in ("standard", "paper")]
-    evaluate_targets(targets, suites, SETTINGS, out, Silent())
+    evaluate_targets(targets, suites, SETTINGS, out, Silent(), dtype=dtype)
 
 
 def _child(act: Callable[[], None]) -> int:
@@ -250,3 +252,27 @@ def test_targets_that_are_none_are_named(place: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(AdapterError, match=message):
             read_targets([str(given)], None, with_base=True)
+
+
+def test_texts_that_the_batch_changed_are_counted(place: Path, tmp_path: Path) -> None:
+    """In bfloat16 some are decoded again by themselves; a text that is not what comes out so counts as changed."""
+    _evaluate(place, tmp_path / "short", dtype="bfloat16")
+    counted = json.loads((tmp_path / "short" / "manifest.json").read_text())["alone"]
+    assert counted["rows"] == 16
+    assert 0 <= counted["differ"] <= 16
+    _evaluate(place, tmp_path / "exact")
+    assert json.loads((tmp_path / "exact" / "manifest.json").read_text())["alone"] is None
+
+    model, tokenizer = la.load_model(str(place / "base"))
+    for name in ("lora", "prefix"):
+        la.attach(model, place / name, name)
+    suites = [Suite.of(str(place / "sums.jsonl"), 20, 0, "plain", protocol) for protocol in ("standard", "paper")]
+    evaluated = tmp_path / "exact" / "eval"
+    count = partial(decoded_alone, model, tokenizer, suites, settings=SETTINGS, folder=evaluated)
+    assert count(rows=120) == {"rows": 120, "differ": 0}
+    path = evaluated / "sums.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines[:3]:
+        line["completion"] += "?"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert count(rows=120) == {"rows": 120, "differ": 3}

@@ -10,7 +10,7 @@ from typing import Any
 from llm_adapters.adapters.attach import attached
 from llm_adapters.config.schema import EvaluateSection
 from llm_adapters.evaluation.judge import Judgement
-from llm_adapters.evaluation.rows import Row, RowWriter
+from llm_adapters.evaluation.rows import Row, RowWriter, read_rows
 from llm_adapters.evaluation.score import Score, score
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.generate import Completion, Request, beam_search, generate, log_likelihoods
@@ -88,6 +88,30 @@ def evaluate(
         for suite, rows in zip(suites, files, strict=True)
         for adapter in adapters
     ]
+
+
+def decoded_alone(
+    model: Any, tokenizer: Any, suites: Sequence[Suite], *, settings: EvaluateSection, folder: Path, rows: int = 16
+) -> dict[str, int]:
+    """Decode some finished rows again, each by itself, and count the texts that come out otherwise.
+
+    In float32 none does; a shorter dtype rounds differently in batches of different sizes, and now and then another
+    token is the likeliest.
+
+    Returns:
+        ``rows`` that were decoded again, spread evenly over all, and how many ``differ``.
+    """
+    written = {
+        (i, row["adapter"], suite.numbers.index(row["row"])): row["completion"]
+        for i, suite in enumerate(suites)
+        if suite.protocol.generates
+        for row in read_rows(folder / suite.file)
+    }
+    step = max(1, len(written) // rows)
+    chosen = list(written)[::step][:rows]
+    run = _Run(model, tokenizer, suites, settings.model_copy(update={"batch_size": 1}))
+    differ = sum(row["completion"] != written[i, adapter, place] for i, adapter, place, row in run.answers(chosen))
+    return {"rows": len(chosen), "differ": differ}
 
 
 @dataclass(frozen=True)

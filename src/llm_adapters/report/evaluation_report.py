@@ -14,6 +14,7 @@ from llm_adapters.evaluation.paired import holm
 from llm_adapters.evaluation.published import TABLE_3, TABLE_4, published
 from llm_adapters.evaluation.rows import Row, read_rows
 from llm_adapters.evaluation.score import Mean, Score, clean_interval
+from llm_adapters.evaluation.statistics import pooled_seeds
 from llm_adapters.study.folder import MANIFEST
 
 Table = list[list[str]]
@@ -46,6 +47,7 @@ def write_evaluation_report(folder: Path, *, beside: str | None = None) -> Path:
         f"# Evaluation of {len({s.adapter for s in scores})} models on {len({s.benchmark for s in scores})} sets",
         _models(manifest),
         _accuracy(scores, averages, _known(beside) if beside else None, methods),
+        _seeds(rows, manifest["adapters"], _protocols(scores)),
         *(_paired(rows, protocol) for protocol in _protocols(scores)),
         _how(manifest),
     ]
@@ -100,8 +102,36 @@ def _accuracy(
         f"## Accuracy\n\n{_markdown(table)}\n\n"
         "Percent right of all rows, unparsed ones included, with 95 % Wilson intervals; means over sets with 95 % "
         "bootstrap intervals over rows. Unparsed: no answer could be read. Cut off: the completion reached the limit "
-        f"of tokens. {clean if known else unknown} One seed of training: intervals answer for the choice of rows alone."
+        f"of tokens. {clean if known else unknown} The intervals answer for the choice of rows, not of the seed."
         + (published_by if beside else "")
+    )
+
+
+def _seeds(rows: Sequence[Row], adapters: Mapping[str, Any], protocols: Sequence[str]) -> str:
+    """Runs that differ in their seed alone, taken together."""
+    groups: dict[str, dict[int, str]] = {}
+    for name, described in adapters.items():
+        if described.get("recipe"):
+            groups.setdefault(described["recipe"], {})[described["training"]["seed"]] = name
+    table = [["runs", "seeds", "protocol", "sets", "mean accuracy"]]
+    for names in (list(group.values()) for group in groups.values() if len(group) > 1):
+        for protocol in protocols:
+            right: dict[str, dict[str, list[bool]]] = {}
+            for row in rows:
+                if row["protocol"] == protocol and row["adapter"] in names:
+                    of = right.setdefault(row["benchmark"], {name: [] for name in names})
+                    of[row["adapter"]].append(row["status"] == "correct")
+            pooled = pooled_seeds([list(of.values()) for of in right.values()])
+            low, high = pooled.interval
+            table.append([
+                ", ".join(names), str(len(names)), protocol, str(len(right)),
+                f"{100 * pooled.value:.1f} ({100 * low:.1f}–{100 * high:.1f})",
+            ])  # fmt: skip
+    if len(table) == 1:
+        return ""
+    return (
+        f"## Seeds pooled\n\n{_markdown(table)}\n\nRuns of one recipe with different seeds; the 95 % interval answers "
+        "for the seeds and for the choice of rows."
     )
 
 
@@ -157,6 +187,12 @@ def _how(manifest: dict[str, Any]) -> str:
     limit = manifest["settings"]["max_new_tokens"] or "each set's own"
     versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
     hardware = manifest["hardware"]
+    alone = manifest.get("alone")
+    if alone:
+        lines.append(
+            f"- {manifest['dtype']} rounds differently in batches of different sizes: of {alone['rows']} rows decoded "
+            f"again by themselves, {alone['differ']} gave another text"
+        )
     return (
         "## How\n\n" + "\n".join(lines) + f"\n- decoding: {beams}; limit of new tokens: {limit}\n"
         f"- {hardware['device']}, {hardware['threads']} threads; {versions}; code {manifest['code'][:12]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from llm_adapters.adapters.attach import attach
@@ -18,7 +20,7 @@ from llm_adapters.data.templates import TEMPLATES
 from llm_adapters.errors import AdapterError, DataError, OutputError
 from llm_adapters.evaluation.leaks import Leaks, TrainingData
 from llm_adapters.evaluation.rows import read_rows
-from llm_adapters.evaluation.runner import evaluate
+from llm_adapters.evaluation.runner import decoded_alone, evaluate
 from llm_adapters.evaluation.score import Score, means, write_summary
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import load_model
@@ -41,6 +43,8 @@ class Target:
         template: the template it was trained with, if its run tells.
         training: what it was trained on, if its run tells.
         dtype: that its base was trained with, if its run tells.
+        recipe: digest of the run's configuration but for name, seed and evaluation; runs that share it are seeds of
+            one recipe.
     """
 
     name: str | None
@@ -49,6 +53,7 @@ class Target:
     template: str | None = None
     training: TrainingData | None = None
     dtype: str = "auto"
+    recipe: str | None = None
 
 
 def read_targets(sources: Sequence[str], base: str | None, *, with_base: bool) -> list[Target]:
@@ -118,9 +123,10 @@ def _of_run(path: Path, record: dict[str, Any], base: str | None) -> Target:
     if data.get("validation") is not None:
         digest = None  # of less than the whole: held-out rows count as trained on
     training = TrainingData(data["train"], data["size"], record["seed"], digest)
+    recipe = {key: value for key, value in record.items() if key not in ("name", "seed", "evaluate")}
     return Target(
         _name(path.name), base or record["model"]["source"], path / "adapter", data["template"], training,
-        record["model"]["dtype"],
+        record["model"]["dtype"], hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16],
     )  # fmt: skip
 
 
@@ -179,12 +185,18 @@ def evaluate_targets(
         model, tokenizer, suites, [target.name for target in targets], settings=settings, folder=folder / "eval",
         leaked=leaks, on_row=observer.advance,
     )  # fmt: skip
+    alone = None
+    if model.dtype != torch.float32:
+        observer.begin("decoding some rows again, each alone", None)
+        alone = decoded_alone(model, tokenizer, suites, settings=settings, folder=folder / "eval")
+        observer.end(f"{alone['differ']} of {alone['rows']} differ")
     averages = means([read_rows(folder / "eval" / file) for file in files])
     write_summary(scores, averages, folder / "eval" / "summary.json")
     observer.end("done")
     manifest: dict[str, Any] = {
         **record,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "alone": alone,
         "adapters": {t.name: _described(t) for t in targets if t.name is not None and t.folder is not None},
         **environment(),
     }
@@ -200,6 +212,7 @@ def _described(target: Target) -> dict[str, Any]:
         "methods": record["methods"],
         "parameters": record["parameters"],
         "training": None if target.training is None else asdict(target.training),
+        "recipe": target.recipe,
     }
 
 

@@ -1,0 +1,253 @@
+"""How fast does it train, in how much memory? This engine against peft + ``transformers.Trainer``, and ``adapters``.
+
+One base, one recipe, one seed, no dropout; every side is given the same rows in the same batches (GSM8K rows of the
+``math`` mixture, real lengths, drawn at random), starts from the same adapter weights and runs in its own process:
+
+    ours      this engine: packed micro-batches
+    trainer   LoRA: peft under transformers.Trainer; series and parallel: the ``adapters`` library under its trainer, if
+              --adapters-python names an interpreter that has it
+
+Sides take turns --rounds times. Prints medians of tokens a second (padding not counted) and of peak memory, their
+ratios, the largest relative difference of a step's loss (LoRA), and the share of the limit: 4·N operations a token at
+the matrix rate measured in the same process.
+
+    LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py [--method lora] [--steps 6] [--micro-batch 4] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+RANK, ALPHA, RATE, BOTTLENECK = 32, 64, 3e-4, 256
+BATCH = 16
+
+
+def main() -> None:
+    options = arguments()
+    if options.worker:
+        print(json.dumps(work(options.worker, json.loads(options.plan.read_text()))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "plan.json"
+        plan.write_text(json.dumps(planned(options)))
+        sides = {"ours": sys.executable}
+        if options.method == "lora":
+            sides["trainer"] = sys.executable
+        elif options.adapters_python:
+            sides["trainer"] = options.adapters_python
+        runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+        for _ in range(options.rounds):
+            for side, python in sides.items():
+                runs[side].append(started(python, side, plan))
+        report(options, runs, json.loads(plan.read_text()))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--method", default="lora", choices=["lora", "series", "parallel", "prefix", "prompt"])
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--micro-batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--adapters-python")
+    parser.add_argument("--worker", choices=["ours", "trainer"])
+    parser.add_argument("--plan", type=Path)
+    return parser.parse_args()
+
+
+def planned(options: argparse.Namespace) -> dict[str, Any]:
+    """What every side is given: the base's folder, the encoded batches, the recipe."""
+    import llm_adapters as la
+    from llm_adapters.data.example import Example
+    from llm_adapters.data.templates import get_template
+
+    rows = json.loads((Path(os.environ["LLM_ADAPTERS_DATA"]) / "math_train.json").read_text())
+    rows = random.Random(0).sample([row for row in rows if row["source"] == "gsm8k"], options.steps * BATCH)
+    model, tokenizer = la.load_model()
+    template = get_template("alpaca")
+    encoded = [
+        template.encode(
+            tokenizer,
+            Example(instruction=row["instruction"], input="", output=row["output"], answer=row["answer"]),
+            max_length=512,
+            train_on="completion",
+        )
+        for row in rows
+    ]
+    examples = [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded]
+    return {
+        "method": options.method,
+        "micro_batch": options.micro_batch,
+        "base": model.config._name_or_path,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "batches": [examples[i : i + BATCH] for i in range(0, len(examples), BATCH)],
+    }
+
+
+def started(python: str, side: str, plan: Path) -> dict[str, Any]:
+    command = [python, __file__, "--worker", side, "--plan", str(plan)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
+    """One side, in a process of its own. The first step is not timed."""
+    torch.manual_seed(0)
+    losses, seconds = ours(plan) if side == "ours" else trainer(plan)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    return {"losses": losses, "seconds": seconds, "peak": peak, "rate": matrix_rate()}
+
+
+def ours(plan: dict[str, Any]) -> tuple[list[float], float]:
+    import llm_adapters as la
+    from llm_adapters.config.schema import TrainSection
+    from llm_adapters.data.encoding import Encoded
+    from llm_adapters.train.stepper import Numbered, Stepper
+
+    model, tokenizer = la.load_model(plan["base"])
+    sizes = {
+        "lora": {"rank": RANK, "alpha": ALPHA, "dropout": 0.0},
+        "series": {"bottleneck": BOTTLENECK},
+        "parallel": {"bottleneck": BOTTLENECK},
+    }
+    adapter = la.attach(model, la.method(plan["method"], **sizes.get(plan["method"], {})), "a")
+    if plan["method"] == "lora":
+        same_start(adapter.named_parameters(), "A", "B")
+    settings = TrainSection(batch_size=BATCH, warmup=0, schedule="constant")
+    stepper = Stepper(
+        model, adapter, settings, learning_rate=RATE, steps=len(plan["batches"]), pad_id=tokenizer.pad_token_id,
+        note=print,
+    )  # fmt: skip
+    model.train()
+    losses, start = [], 0.0
+    for step, batch in enumerate(plan["batches"]):
+        start = time.perf_counter() if step == 1 else start
+        rows = [Numbered(i, Encoded(row["input_ids"], row["labels"], truncated=False)) for i, row in enumerate(batch)]
+        losses.append(stepper.step(rows, plan["micro_batch"])[0])
+    return losses, time.perf_counter() - start
+
+
+def trainer(plan: dict[str, Any]) -> tuple[list[float], float]:
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        DataCollatorForSeq2Seq,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+    model = AutoModelForCausalLM.from_pretrained(plan["base"], dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(plan["base"])
+    base: Any = Trainer
+    if plan["method"] == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(
+            model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=LINEARS, task_type="CAUSAL_LM")
+        )
+        same_start(model.named_parameters(), "lora_A.default.weight", "lora_B.default.weight")
+    else:
+        import adapters
+
+        adapters.init(model)
+        config = {"series": adapters.SeqBnConfig, "parallel": adapters.ParBnConfig}[plan["method"]]
+        model.add_adapter("a", config=config(reduction_factor=model.config.hidden_size / BOTTLENECK))
+        model.train_adapter("a")
+        base = adapters.AdapterTrainer
+    losses: list[float] = []
+    times: list[float] = []
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
+        def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
+            losses.extend([logs["loss"]] if logs and "loss" in logs else [])
+
+    class InOrder(base):  # type: ignore[misc]
+        def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            output_dir=folder, per_device_train_batch_size=plan["micro_batch"],
+            gradient_accumulation_steps=BATCH // plan["micro_batch"], max_steps=len(plan["batches"]),
+            learning_rate=RATE, weight_decay=0.0, max_grad_norm=1.0, lr_scheduler_type="constant", logging_steps=1,
+            save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
+        )  # fmt: skip
+        rows = [row for batch in plan["batches"] for row in batch]
+        collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
+        InOrder(model=model, args=settings, train_dataset=rows, data_collator=collator, callbacks=[Watch()]).train()
+    return losses, times[-1] - times[0]
+
+
+def same_start(parameters: Any, first: str, second: str) -> None:
+    """The same LoRA weights on every side, whatever its names: A from a seed of its shape, B zero as it is."""
+    for name, parameter in parameters:
+        if name.endswith(first):
+            generator = torch.Generator().manual_seed(parameter.shape[1])
+            with torch.no_grad():
+                parameter.copy_(torch.empty_like(parameter, device="cpu").normal_(0, 0.02, generator=generator))
+        elif name.endswith(second):
+            assert not parameter.any()
+
+
+def matrix_rate() -> float:
+    """Operations a second of a large product, best of several."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, b = torch.randn(1024, 576, device=device), torch.randn(576, 1536, device=device)
+    best = 0.0
+    for _ in range(20):
+        start = time.perf_counter()
+        for _ in range(10):
+            a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 10 * 2 * a.shape[0] * b.numel() / (time.perf_counter() - start))
+    return best
+
+
+def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], plan: dict[str, Any]) -> None:
+    tokens = sum(len(row["input_ids"]) for batch in plan["batches"][1:] for row in batch)
+    print(
+        f"{options.method}: {len(plan['batches'])} steps of {BATCH} rows, {tokens} tokens timed, micro-batches of "
+        f"{options.micro_batch}, {torch.get_num_threads()} threads, median of {options.rounds} rounds"
+    )
+    speed, peak = {}, {}
+    for side, results in runs.items():
+        speed[side] = statistics.median(tokens / result["seconds"] for result in results)
+        peak[side] = statistics.median(result["peak"] for result in results)
+        share = statistics.median(
+            4 * plan["parameters"] * tokens / result["seconds"] / result["rate"] for result in results
+        )
+        print(
+            f"  {side:8} {speed[side]:7.1f} tokens/s   {peak[side] / 2**30:5.2f} GiB   share of the limit {share:.2f}"
+        )
+        print(f"           losses {' '.join(f'{loss:.4f}' for loss in results[0]['losses'])}")
+    if "trainer" in runs:
+        print(
+            f"ours/trainer: speed {speed['ours'] / speed['trainer']:.2f}, memory {peak['ours'] / peak['trainer']:.2f}"
+        )
+        pairs = zip(runs["ours"][0]["losses"], runs["trainer"][0]["losses"], strict=True)
+        print(f"largest relative difference of a step's loss: {max(abs(a - b) / b for a, b in pairs):.1e}")
+
+
+if __name__ == "__main__":
+    main()
