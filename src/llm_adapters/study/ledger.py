@@ -55,6 +55,7 @@ class Entry:
         worker: who has it, or had it last.
         at: when that was, in seconds since 1970.
         attempts: how often it was begun or gone on with.
+        abandoned: whether it is waiting because its worker was killed.
         detail: what its last event tells: ``error``, or ``seconds`` and ``score``.
     """
 
@@ -66,6 +67,7 @@ class Entry:
     worker: str = ""
     at: float = 0.0
     attempts: int = 0
+    abandoned: bool = False
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -146,6 +148,7 @@ class Ledger:
             found.append(
                 Entry(
                     id_, json.loads(axes), json.loads(config), bool(in_plan), state, worker or "", at or 0.0, attempts,
+                    kind == "claimed" and state == "waiting",
                     json.loads(detail or "{}"),
                 )
             )  # fmt: skip
