@@ -87,23 +87,23 @@ def test_an_axis_value_more_runs_only_what_is_new(place: Path, whole: Path) -> N
 
 def test_a_run_that_fails_is_kept_and_blocks_nobody(place: Path) -> None:
     data = tiny_study(place)
-    data["axes"]["train.learning_rate"] = [0.01, 1e38]  # the second gives no number
+    data["axes"] = {**data["axes"], "seed": [0], "train.learning_rate": [0.01, 1e38]}  # the second gives no number
     data["run"]["train"].update(max_grad_norm=None, schedule="constant", warmup=0)
     folder = begin(place, "failing", data)
     work(folder, Watching())
     study = read_study(folder)
-    assert _states(folder) == {"done": 4, "failed": 4}
+    assert _states(folder) == {"done": 2, "failed": 2}
     for trial in study.trials:
         assert (trial.status == "failed") == (trial.axes["train.learning_rate"] == "1e+38")
         assert ("learning rate" in (trial.error or "")) == (trial.status == "failed")
     work(folder, Watching())  # not by itself
-    assert _states(folder) == {"done": 4, "failed": 4}
+    assert _states(folder) == {"done": 2, "failed": 2}
     status = read_status(folder)
-    assert len(status.failed) == 4
+    assert len(status.failed) == 2
     assert status.best is not None
     with Ledger(folder) as ledger:
-        assert ledger.retry_failed() == 4
-    assert _states(folder) == {"done": 4, "waiting": 4}
+        assert ledger.retry_failed() == 2
+    assert _states(folder) == {"done": 2, "waiting": 2}
 
 
 def test_being_asked_to_stop_lets_go_of_the_run(place: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,7 +79,12 @@ def expand(study: Study, bases: Bases) -> tuple[list[Trial], list[str]]:
         trial = attempt(study, (axes, fields), bases, problems)
         if trial is not None:
             trials.append(trial)
-    by_id: dict[str, Trial] = {}
+    return trials, problems.told()
+
+
+def unique(trials: Sequence[Trial]) -> tuple[list[Trial], list[str]]:
+    """Each run once, and what is wrong where two are the same."""
+    problems, by_id = Problems(len(trials)), dict[str, Trial]()
     for trial in trials:
         twin = by_id.setdefault(trial.id, trial)
         if twin is not trial:

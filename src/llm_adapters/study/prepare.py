@@ -13,8 +13,9 @@ from llm_adapters.config.files import override, read_yaml
 from llm_adapters.config.strict import listed
 from llm_adapters.errors import ConfigError, OutputError
 from llm_adapters.study.bases import Bases
+from llm_adapters.study.budget import matched
 from llm_adapters.study.data_check import with_data
-from llm_adapters.study.expand import Trial, expand
+from llm_adapters.study.expand import Trial, expand, unique
 from llm_adapters.study.folder import write_whole
 from llm_adapters.study.ledger import FILE, Ledger
 from llm_adapters.study.outcome import outcome
@@ -52,8 +53,10 @@ def check(data: Mapping[str, Any], folder: Path, *, where: str, bases: Bases | N
     bases = bases or Bases()
     study, problems = read_spec(data, folder)
     trials, of_runs = expand(study, bases)
+    trials, of_budget = matched(study, trials, bases)
+    trials, twins = unique(trials)
     trials, of_data = with_data(trials, score=study.file.evaluate)
-    problems += of_runs + of_data
+    problems += of_runs + of_budget + twins + of_data
     if problems:
         count = f"{len(problems)} mistake{'s' if len(problems) > 1 else ''}; nothing was run"
         raise ConfigError(f"{where}: {count}\n{listed(problems)}")

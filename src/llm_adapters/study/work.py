@@ -75,7 +75,11 @@ class Worker:
     def of(cls, folder: Path, observer: Observer, stop: Stop | None) -> Iterator[Worker]:
         """A worker on a study that was opened."""
         with Ledger(folder) as ledger, working(folder) as name:
-            yield cls(ledger, name, Place.of(folder), observer, stop)
+            gc.freeze()  # imported modules stay: looking through them after every run would take its time
+            try:
+                yield cls(ledger, name, Place.of(folder), observer, stop)
+            finally:
+                gc.unfreeze()
 
     def settle(self, entries: Sequence[Entry], together: Callable[[Sequence[Entry]], None] | None = None) -> None:
         """Carry out claimed runs, and write into the ledger what came of each.
