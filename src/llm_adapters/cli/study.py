@@ -78,7 +78,7 @@ def status(
 
     while True:
         if watch and sys.stdout.isatty():
-            typer.clear()
+            typer.echo("\033[2J\033[H", nl=False)  # an empty screen
         _show(folder)
         counts = read_status(folder).counts if watch else {}
         if not counts.get("waiting") and not counts.get("running"):
