@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -14,6 +14,9 @@ from typer.core import TyperGroup
 from llm_adapters.cli.options import Set
 from llm_adapters.cli.progress import Progress
 from llm_adapters.errors import Stopped
+
+if TYPE_CHECKING:
+    from llm_adapters.study.processes import Executor
 
 NAME, RUN = "study", "run"
 
@@ -40,14 +43,21 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default studies/NAME.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that carry out runs.")] = 1,
+    cohort: Annotated[
+        int | None, typer.Option(min=2, help="Train so many runs that share base and data together, on one base.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on a Ray cluster: its address, auto, or local.")
+    ] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs a run, with --ray.")] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take up failed runs again.")] = False,
 ) -> None:
     """Carry out a study, go on with it, or extend it: only what is not done yet runs."""
     from llm_adapters.study.ledger import Ledger
     from llm_adapters.study.prepare import open_study, prepare
-    from llm_adapters.study.processes import Executor, InProcess, Processes
     from llm_adapters.train import Stop
 
+    executor = _executor(workers, cohort, ray, gpus)
     prepared = prepare(file, set_)
     folder = out or Path("studies") / prepared.study.name
     if dry_run:
@@ -59,7 +69,6 @@ def run(
             if retry_failed:
                 with Ledger(folder) as ledger:
                     progress.note(f"{ledger.retry_failed()} failed runs are taken up again")
-            executor: Executor = InProcess() if workers == 1 else Processes(workers)
             executor.run(folder, progress, stop)
         except Stopped as stopped:
             again = shlex.join(["llm-adapters", *sys.argv[1:]])
@@ -84,6 +93,27 @@ def status(
         if not counts.get("waiting") and not counts.get("running"):
             return
         time.sleep(5)
+
+
+def _executor(workers: int, cohort: int | None, ray: str | None, gpus: float) -> Executor:
+    """Who carries the runs out.
+
+    Raises:
+        ConfigError: more than one was asked for.
+    """
+    from llm_adapters.errors import ConfigError
+    from llm_adapters.study.cohorts import Cohorts
+    from llm_adapters.study.processes import InProcess, Processes
+    from llm_adapters.study.ray_cluster import Ray
+
+    asked = [name for name, given in (("--workers", workers > 1), ("--cohort", cohort), ("--ray", ray)) if given]
+    if len(asked) > 1:
+        raise ConfigError(f"{' and '.join(asked)} exclude each other", mend="one of them")
+    if ray is not None:
+        return Ray(None if ray == "local" else ray, gpus=gpus)
+    if cohort is not None:
+        return Cohorts(cohort)
+    return Processes(workers) if workers > 1 else InProcess()
 
 
 def _plan(prepared: Any) -> None:
