@@ -78,7 +78,7 @@ class Ray:
             failure = told(lost)
         result = outcome(worker.place.run(entry.id), dict(entry.config), worker.place.objective)
         if result is not None:
-            worker.ledger.record(entry.id, "done", worker.name, seconds=result.seconds, score=result.score)
+            worker.ledger.record(entry.id, "done", worker.name, **result.record())
             return
         failure = failure or {"error": "the task ended without a complete run: is the study's folder shared?"}
         worker.ledger.record(entry.id, "failed", worker.name, **failure)

@@ -63,6 +63,12 @@ class StudyFile(Strict):
     evaluate: bool = True
     objective: Literal["accuracy", "validation_loss", "last_loss"] = "accuracy"
 
+    @model_validator(mode="after")
+    def _judged(self) -> StudyFile:
+        if self.objective == "accuracy" and not self.evaluate:
+            raise ConfigError("nothing is evaluated, so accuracy cannot be the objective", mend="objective: last_loss")
+        return self
+
 
 @dataclass(frozen=True)
 class Study:

@@ -81,12 +81,18 @@ class Worker:
             finally:
                 gc.unfreeze()
 
-    def settle(self, entries: Sequence[Entry], together: Callable[[Sequence[Entry]], None] | None = None) -> None:
+    def settle(
+        self,
+        entries: Sequence[Entry],
+        together: Callable[[Sequence[Entry]], None] | None = None,
+        ended_early: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Carry out claimed runs, and write into the ledger what came of each.
 
         Args:
             entries: the runs.
             together: carries them out at once, as far as it can; what is not complete then is carried out alone.
+            ended_early: whether a run that stopped was not among the best, rather than asked to by the user.
 
         Raises:
             Stopped: the runs that are not complete wait again.
@@ -96,7 +102,7 @@ class Worker:
             if together is not None:
                 together(entries)
             for entry in entries:
-                self._settle(entry)
+                self._settle(entry, ended_early)
                 del left[entry.id]
         except (Stopped, KeyboardInterrupt):
             with suppress(Stopped, KeyboardInterrupt):
@@ -106,7 +112,7 @@ class Worker:
         finally:
             gc.collect()  # the model of this run goes before that of the next comes
 
-    def _settle(self, entry: Entry) -> None:
+    def _settle(self, entry: Entry, ended_early: Callable[[], bool]) -> None:
         folder, config = self.place.run(entry.id), dict(entry.config)
         try:
             if outcome(folder, config, self.place.objective) is None:
@@ -119,8 +125,14 @@ class Worker:
         except Exception as failure:
             self.ledger.record(entry.id, "failed", self.name, **told(failure))
             self.observer.note(f"{entry.id} failed: {told(failure)['error']}")
+        except Stopped as stopped:
+            if not ended_early():
+                raise
+            told_ = f"ended early, not among the best third: {stopped}"
+            self.ledger.record(entry.id, "ended", self.name, error=told_, early=True)
+            self.observer.note(f"{entry.id} {told_}")
         else:
-            self.ledger.record(entry.id, "done", self.name, seconds=result.seconds, score=result.score)
+            self.ledger.record(entry.id, "done", self.name, **result.record())
 
 
 def work(folder: Path, observer: Observer, stop: Stop | None = None) -> None:
