@@ -10,7 +10,7 @@ from llm_adapters.errors import ConfigError
 from llm_adapters.study.bases import Bases
 from llm_adapters.study.ledger import Ledger
 from llm_adapters.study.prepare import check, open_study
-from llm_adapters.study.pruning import Early, Rungs, loss_at, rungs
+from llm_adapters.study.pruning import Early, Rungs, is_among_the_best, loss_at, rungs
 from llm_adapters.study.trials import read_study
 from llm_adapters.train import Stop
 from tiny_study import study_place, tiny_study
@@ -105,3 +105,10 @@ def test_a_run_is_judged_at_its_rungs(tmp_path: Path) -> None:
         watching.advance(1)
     assert seen == [(10, 9.5), (30, 27.5)]
     assert stop.asked
+
+
+def test_the_best_third_goes_on() -> None:
+    assert is_among_the_best(9.0, [1.0])  # two cannot be compared
+    assert not is_among_the_best(2.0, [1.0, 3.0])
+    assert is_among_the_best(1.0, [2.0, 3.0])
+    assert [is_among_the_best(loss, [1.0, 2.0, 3.0, 4.0, 5.0]) for loss in (0.5, 1.5, 2.5)] == [True, True, False]

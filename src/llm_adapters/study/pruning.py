@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -15,15 +16,20 @@ SHARES = (1 / 9, 1 / 3)
 
 
 class Early(Stop):
-    """Stops when ``ended`` is set, or when the user's own ``Stop`` was asked."""
+    """Stops when ``ended`` is set, or when the user's own ``Stop`` was asked.
+
+    Attributes:
+        ended: step and loss at which the run was not good enough.
+    """
 
     def __init__(self, outer: Stop | None) -> None:
-        self.outer, self.ended = outer or Stop(), False
+        self.outer = outer or Stop()
+        self.ended: tuple[int, float] | None = None
 
     @property
     def asked(self) -> bool:  # type: ignore[override]
         """Whether anybody has asked."""
-        return self.ended or self.outer.asked
+        return self.ended is not None or self.outer.asked
 
     def deferred(self) -> AbstractContextManager[None]:
         """As the user's own."""
@@ -59,7 +65,7 @@ class Rungs:
             rung = self.left.pop(0)
             loss = loss_at(self.folder, rung)
             if loss is not None and self.judge(rung, loss):
-                self.stop.ended = True
+                self.stop.ended = rung, loss
 
     def end(self, result: str) -> None:
         """What began is done."""
@@ -68,6 +74,11 @@ class Rungs:
     def note(self, text: str) -> None:
         """Something worth knowing."""
         self.observer.note(text)
+
+
+def is_among_the_best(loss: float, others: Sequence[float]) -> bool:
+    """Whether a loss is in the best third of all at the same step; always, before three can be compared."""
+    return len(others) < 2 or sum(other < loss for other in others) < math.ceil((len(others) + 1) / 3)
 
 
 def rungs(steps: int) -> list[int]:

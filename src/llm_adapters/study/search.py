@@ -1,6 +1,6 @@
 """Adaptive search: Optuna proposes runs of the study's space from those that are finished.
 
-Optuna keeps nothing: what it has to know is read from the ledger and the runs' folders whenever it is asked.
+Optuna keeps nothing: what it has to know is read from the ledger whenever it is asked.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from llm_adapters.study.bases import Bases
 from llm_adapters.study.budget import matched
 from llm_adapters.study.expand import Problems, Trial, attempt, described, is_kept
 from llm_adapters.study.ledger import Entry
-from llm_adapters.study.pruning import Early, Rungs, loss_at, rungs
+from llm_adapters.study.pruning import Early, Rungs, is_among_the_best, loss_at
 from llm_adapters.study.run import Observer
 from llm_adapters.study.spec import Search, Study
-from llm_adapters.study.trials import RUNS
 from llm_adapters.study.work import Worker
 from llm_adapters.train import Stop
 
@@ -45,7 +44,7 @@ class Adaptive:
         with Worker.of(folder, observer, stop) as worker:
             while True:
                 taken = worker.ledger.claim(worker.name) or worker.ledger.propose(
-                    worker.name, self.study.file.search.runs, lambda entries: self._proposal(optuna, entries, folder)
+                    worker.name, self.study.file.search.runs, lambda entries: self._proposal(optuna, entries)
                 )
                 if not taken:
                     return
@@ -54,29 +53,28 @@ class Adaptive:
                 if not self.study.file.search.halving:
                     worker.settle(taken)
                     continue
-                self._halve(optuna, worker, entry, stop)
+                self._halve(worker, entry, stop)
 
-    def _halve(self, optuna: Any, worker: Worker, entry: Entry, stop: Stop) -> None:
-        """Carry out a run that ends early unless it is among the best third so far."""
-        folder = worker.place.folder
-        known = _known(optuna, self.study, [e for e in worker.ledger.entries() if e.id != entry.id], folder)
-        trial = known.ask()
+    def _halve(self, worker: Worker, entry: Entry, stop: Stop) -> None:
+        """Carry out a run that ends early unless it is in the best third of all that came as far."""
         early = Early(stop)
 
         def judge(step: int, loss: float) -> bool:
-            trial.report(loss if known.direction == optuna.study.StudyDirection.MINIMIZE else -loss, step)
-            return bool(trial.should_prune())
+            others = [
+                loss_at(worker.place.run(other.id), step) for other in worker.ledger.entries() if other.id != entry.id
+            ]
+            return not is_among_the_best(loss, [other for other in others if other is not None])
 
         watching = Rungs(worker.observer, worker.place.run(entry.id), judge, early)
         replace(worker, observer=watching, stop=early).settle([entry], ended_early=lambda: early.ended)
 
-    def _proposal(self, optuna: Any, entries: Sequence[Entry], folder: Path) -> Trial:
+    def _proposal(self, optuna: Any, entries: Sequence[Entry]) -> Trial:
         """A run that is not in the ledger yet.
 
         Raises:
             ConfigError: none is found, or it cannot be.
         """
-        known = _known(optuna, self.study, entries, folder)
+        known = _known(optuna, self.study, entries)
         ids = {entry.id for entry in entries}
         for _ in range(_TRIES):
             asked = known.ask()
@@ -118,7 +116,7 @@ def sampler(optuna: Any, search: Search, finished: int) -> Any:
     return kinds[search.sampler](seed=search.seed + finished)
 
 
-def _known(optuna: Any, study: Study, entries: Sequence[Entry], folder: Path) -> Any:
+def _known(optuna: Any, study: Study, entries: Sequence[Entry]) -> Any:
     """What Optuna has to know, in memory."""
     search, objective = study.file.search, study.file.objective
     assert search is not None
@@ -126,17 +124,15 @@ def _known(optuna: Any, study: Study, entries: Sequence[Entry], folder: Path) ->
     made = optuna.create_study(
         direction="maximize" if objective == "accuracy" else "minimize",
         sampler=sampler(optuna, search, len(entries)),
-        # As good as the best third at the same step, or it ends; not before three runs can be compared.
-        pruner=optuna.pruners.PercentilePruner(100 / 3, n_startup_trials=3),
     )
     for entry in entries:
         if entry.state in ("done", "failed"):
-            made.add_trial(_frozen(optuna, study, entry, folder, sign=-1 if objective == "accuracy" else 1))
+            made.add_trial(_frozen(optuna, study, entry, sign=-1 if objective == "accuracy" else 1))
     return made
 
 
-def _frozen(optuna: Any, study: Study, entry: Entry, folder: Path, *, sign: int) -> Any:
-    """A finished run as Optuna's trial: its choices, its losses at the rungs, its score."""
+def _frozen(optuna: Any, study: Study, entry: Entry, *, sign: int) -> Any:
+    """A finished run as Optuna's trial: its choices, its score, or the loss at which it ended early."""
     states, parameters, distributions = optuna.trial.TrialState, {}, {}
 
     def choose(name: str, block: Block) -> str | float:
@@ -146,13 +142,11 @@ def _frozen(optuna: Any, study: Study, entry: Entry, folder: Path, *, sign: int)
         return value
 
     walk(study, choose)
-    score, early = entry.detail.get("score"), entry.detail.get("early", False)
-    steps = entry.detail.get("steps") or 0
-    losses = {rung: loss_at(folder / RUNS / entry.id, rung) for rung in rungs(steps)}
+    score, early = entry.detail.get("score"), entry.detail.get("early")
     state = states.PRUNED if early else states.COMPLETE if entry.state == "done" and score is not None else states.FAIL
     return optuna.trial.create_trial(
         state=state, value=score if state == states.COMPLETE else None, params=parameters, distributions=distributions,
-        intermediate_values={rung: sign * loss for rung, loss in losses.items() if loss is not None},
+        intermediate_values={early[0]: sign * early[1]} if early else {},
     )  # fmt: skip
 
 

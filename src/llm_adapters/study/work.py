@@ -85,14 +85,14 @@ class Worker:
         self,
         entries: Sequence[Entry],
         together: Callable[[Sequence[Entry]], None] | None = None,
-        ended_early: Callable[[], bool] = lambda: False,
+        ended_early: Callable[[], tuple[int, float] | None] = lambda: None,
     ) -> None:
         """Carry out claimed runs, and write into the ledger what came of each.
 
         Args:
             entries: the runs.
             together: carries them out at once, as far as it can; what is not complete then is carried out alone.
-            ended_early: whether a run that stopped was not among the best, rather than asked to by the user.
+            ended_early: of a run that was not among the best, step and loss; None where the user asked to stop.
 
         Raises:
             Stopped: the runs that are not complete wait again.
@@ -112,7 +112,7 @@ class Worker:
         finally:
             gc.collect()  # the model of this run goes before that of the next comes
 
-    def _settle(self, entry: Entry, ended_early: Callable[[], bool]) -> None:
+    def _settle(self, entry: Entry, ended_early: Callable[[], tuple[int, float] | None]) -> None:
         folder, config = self.place.run(entry.id), dict(entry.config)
         try:
             if outcome(folder, config, self.place.objective) is None:
@@ -126,11 +126,12 @@ class Worker:
             self.ledger.record(entry.id, "failed", self.name, **told(failure))
             self.observer.note(f"{entry.id} failed: {told(failure)['error']}")
         except Stopped as stopped:
-            if not ended_early():
+            end = ended_early()
+            if end is None:
                 raise
-            told_ = f"ended early, not among the best third: {stopped}"
-            self.ledger.record(entry.id, "ended", self.name, error=told_, early=True)
-            self.observer.note(f"{entry.id} {told_}")
+            said = f"ended early, not among the best third at step {end[0]} with loss {end[1]:.3f}: {stopped}"
+            self.ledger.record(entry.id, "ended", self.name, error=said, early=end)
+            self.observer.note(f"{entry.id} {said}")
         else:
             self.ledger.record(entry.id, "done", self.name, **result.record())
 
