@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from llm_adapters.adapters.attach import attach, detach, route
 from llm_adapters.adapters.method import methods
 from llm_adapters.errors import UserError
-from tiny import IDS, enable_checkpointing, gap, logits, put_on, small, tiny_model, token_ids
+from tiny import IDS, enable_checkpointing, gap, logits, put_on, small, tiny_model
+from tiny_trainer import memorise
 
 
 @pytest.mark.parametrize("name", methods())
@@ -75,29 +75,6 @@ def test_checkpointing_that_cannot_work_is_refused() -> None:
     enable_checkpointing(model, use_reentrant=True)
     with pytest.raises(UserError, match=r"(?s)use_reentrant=True.*use_reentrant': False"):
         model(IDS, labels=IDS)
-
-
-def memorise(model: nn.Module, folder: Path, **options: Any) -> tuple[float, float]:
-    """The loss before and after transformers.Trainer has had a few steps on one batch."""
-    from transformers import Trainer, TrainingArguments
-
-    rows = [{"input_ids": row, "labels": row} for row in token_ids(4, 8)]
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=12,
-        per_device_train_batch_size=4,
-        learning_rate=2e-2,
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-        use_cpu=True,
-        disable_tqdm=True,
-        **options,
-    )
-    trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows)
-    before = trainer.evaluate()["eval_loss"]
-    trainer.train()
-    return before, trainer.evaluate()["eval_loss"]
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,16 @@ def attach(
     new = engine is None
     if engine is None:
         engine = Engine(Base(_plain(model), find_sites(_plain(model)), tokenizer))
-    _check_name(name, engine)
-    base = engine.base if tokenizer is None else Base(engine.base.model, engine.base.sites, tokenizer)
-    with engine.suspended():
-        adapter = _make(method, name, base, allow_other_base=allow_other_base)
+        engine.quantised.prepare()
+    try:
+        _check_name(name, engine)
+        base = engine.base if tokenizer is None else Base(engine.base.model, engine.base.sites, tokenizer)
+        with engine.suspended():
+            adapter = _make(method, name, base, allow_other_base=allow_other_base)
+    except BaseException:
+        if new:
+            engine.quantised.restore()
+        raise
     if new:
         frozen = {key: parameter.requires_grad for key, parameter in _plain(model).named_parameters()}
         _plain(model).requires_grad_(False)
@@ -134,6 +140,7 @@ def detach(model: nn.Module, name: str | None = None, *, keep_merged: bool = Fal
     engine.rebuild()
     if not engine.adapters:
         forget_pass_in_checkpoints(engine)
+        engine.quantised.restore()
         plain, before = _plain(model), _store(model).trainable_before
         del plain._modules[STORE]
         for key, parameter in plain.named_parameters():

@@ -17,6 +17,7 @@ from llm_adapters.adapters.forms.key_values import KeyValue
 from llm_adapters.errors import MethodError, UserError
 from llm_adapters.model.exceptions import family
 from llm_adapters.model.packing import PACKED
+from llm_adapters.model.quantised_linears import quantization_of
 from llm_adapters.model.sites import SiteMap
 
 
@@ -87,6 +88,11 @@ class Base:
     def dtype(self) -> torch.dtype:
         """The dtype of input embeddings."""
         return self._table.dtype
+
+    @cached_property
+    def quantization(self) -> str | None:
+        """The kind of its quantised linear maps, or None."""
+        return quantization_of(self.model)
 
     @property
     def _table(self) -> Tensor:

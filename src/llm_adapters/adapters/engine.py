@@ -20,6 +20,7 @@ from llm_adapters.adapters.forms import VirtualTokens
 from llm_adapters.adapters.forms.key_values import KeyValue
 from llm_adapters.adapters.insertion import SiteHook
 from llm_adapters.adapters.prefixes import StackPrefix, join_rows, stack_prefix
+from llm_adapters.adapters.quantised_base import QuantisedBase
 from llm_adapters.adapters.routing import Pass, Route, Rows, Stack, resolve
 from llm_adapters.errors import MethodError, UserError
 from llm_adapters.model.exceptions import family
@@ -30,6 +31,7 @@ class Engine:
 
     Attributes:
         base: the frozen base.
+        quantised: its quantised linear maps.
         adapters: the attached adapters by name, in the order of attaching.
         enabled: names that act when no route is given.
         route: the route in force, or None.
@@ -38,6 +40,7 @@ class Engine:
 
     def __init__(self, base: Base) -> None:
         self.base = base
+        self.quantised = QuantisedBase(base.model)
         self.adapters: dict[str, Adapter] = {}
         self.enabled: dict[str, None] = {}
         self.merged: dict[str, list[tuple[Any, Tensor]]] = {}
@@ -88,6 +91,7 @@ class Engine:
         # Outer sites first: their hooks nest around those of the linears inside.
         for hook in hooks.values():
             self._handles += hook.install()
+        self._handles += self.quantised.hooks()
         if any(adapter.virtual_tokens for adapter in self.adapters.values()):
             self._refuse_lost_tokens()
             for layer in self.base.kv_shapes:

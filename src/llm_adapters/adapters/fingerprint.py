@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llm_adapters.adapters.base import Base
+from llm_adapters.model.quantised_linears import quantised_linears
 
 _PER_TENSOR = 4  # numbers sampled from every parameter
 _SHARED = 0.02  # half precision moves what quantisation leaves alone by less than this share
@@ -20,11 +21,16 @@ def fingerprint(base: Base) -> dict[str, Any]:
     """Architecture, sizes, and sketches of the weights: evenly spaced numbers, four digits each.
 
     ``sketch`` samples the embedding and the norms, which survive a change of dtype and quantisation; ``linears``
-    samples the matrices, comparable within one dtype only. Both are empty on ``meta``.
+    samples the matrices, comparable within one dtype only. Both are empty on ``meta``, ``linears`` where it is
+    quantised too: an adapter trained on a quantised base fits the unquantised one, and the other way round.
     """
     config = base.model.config.get_text_config(decoder=True)
     name = str(base.model.config.name_or_path or "")
-    own = [(key, p) for key, p in base.model.named_parameters() if not key.startswith("llm_adapters.")]
+    packed = {id(p) for m in quantised_linears(base.model) for key, p in m.named_parameters() if key != "bias"}
+    own = [
+        (key, p) for key, p in base.model.named_parameters()
+        if not key.startswith("llm_adapters.") and id(p) not in packed
+    ]  # fmt: skip
     embedding = base.sites.embed.output.weight
     kept = [p for _, p in own if p.dim() == 1 or p is embedding]
     matrices = [p for _, p in own if p.dim() > 1 and p is not embedding]
@@ -35,8 +41,9 @@ def fingerprint(base: Base) -> dict[str, Any]:
         "width": base.sites.width,
         "vocabulary": int(config.vocab_size),
         "dtype": str(base.dtype).removeprefix("torch."),
+        "quantization": base.quantization,
         "sketch": _sketch(kept),
-        "linears": _sketch(matrices),
+        "linears": [] if base.quantization else _sketch(matrices),
     }
 
 

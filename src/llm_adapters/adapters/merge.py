@@ -9,6 +9,7 @@ from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.attach import engine_of
 from llm_adapters.adapters.method import Placed, SiteForms
 from llm_adapters.errors import AdapterError
+from llm_adapters.model.quantised_linears import is_quantised
 
 
 def merge(model: nn.Module, name: str) -> None:
@@ -88,11 +89,11 @@ def _mergeable(adapter: Adapter) -> list[Placed]:
 
 
 def _delta(adapter: Adapter, placed: Placed) -> Tensor:
-    weight, delta = getattr(placed.site.output, "weight", None), placed.form.delta_weight()
+    delta = placed.form.delta_weight()
     assert delta is not None
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.numel() != delta.numel():
+    if is_quantised(placed.site.output):
         raise AdapterError(
             f"adapter '{adapter.name}' cannot be merged into '{placed.site.path}': its weight is quantised",
-            mend="load the base unquantised to merge",
+            mend="save the adapter, load the base unquantised, attach it there and merge",
         )
     return delta.detach()

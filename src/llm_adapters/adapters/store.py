@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -95,7 +96,8 @@ def load(folder: Path, name: str, base: Base, *, allow_other_base: bool = False)
         AdapterError: there is no adapter in ``folder``, its files are damaged, or it was trained on another base.
     """
     record = read_record(folder)
-    structure, weights = differences(fingerprint(base), record["base"])
+    here, there = fingerprint(base), record["base"]
+    structure, weights = differences(here, there)
     if structure:
         raise AdapterError(
             f"the adapter in '{folder}' was trained on another base:\n  " + "\n  ".join(structure),
@@ -106,6 +108,11 @@ def load(folder: Path, name: str, base: Base, *, allow_other_base: bool = False)
             f"the adapter in '{folder}' was trained on other weights of this architecture:\n  {weights[0]}",
             mend="load that base, or allow_other_base=True if the change is meant",
         )
+    if here["quantization"] != there.get("quantization"):
+        logging.getLogger(__name__).warning(
+            "the adapter in '%s' was trained on a base that is %s; this one is %s, so its outputs differ a little",
+            folder, *(fingerprinted.get("quantization") or "not quantised" for fingerprinted in (there, here)),
+        )  # fmt: skip
     data = _verified(folder / _TENSORS, record["tensors_sha256"])
     methods = [parse_method(recipe) for recipe in record["methods"]]
     with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten: it shall not move the user's seed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -29,6 +30,8 @@ def main() -> None:
     """Run the command line: a user's mistake is one message and exit code 2, never a traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for library in ("torchao", "torch.utils._pytree"):  # transformers imports it, it warns of what it was not built for
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         app()
     except UserError as mistake:

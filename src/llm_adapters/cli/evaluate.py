@@ -31,6 +31,9 @@ def command(
     max_new_tokens: Annotated[int | None, typer.Option(help="Limit of each completion; default the set's own.")] = None,
     beams: Annotated[bool, typer.Option("--beams", help="Decode the protocol paper with its 4 beams.")] = False,
     dtype: Annotated[str | None, typer.Option(help="Of the base; default the one of training, else auto.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="Of the base: none, bnb-nf4, …; default the one of training.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("runs/evaluation"),
     force: Force = False,
 ) -> None:
@@ -62,7 +65,9 @@ def command(
         raise DataError(f"there is no protocol '{unknown[0]}'", given=unknown[0], allowed=allowed)
     suites = [Suite.of(name, size, seed, wording, each) for name in wanted for each in protocols]
     with Progress() as progress:
-        scores = evaluate_targets(chosen, suites, settings, out, progress, dtype=dtype, force=force)
+        scores = evaluate_targets(
+            chosen, suites, settings, out, progress, dtype=dtype, quantization=quantization, force=force
+        )
     _table(scores)
     typer.echo(f"\nrows: {out / 'eval'}\nreport: {write_evaluation_report(out)}")
 

@@ -23,11 +23,15 @@ Rate = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
+Quantization = Literal["none", "bnb-nf4", "bnb-fp4", "bnb-int8", "torchao-int8", "torchao-int4"]
+
+
 class ModelSection(Strict):
-    """The frozen base."""
+    """The frozen base. ``quantization`` is done on loading; a checkpoint that is quantised already needs none."""
 
     source: str = "smollm2-135m-instruct"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Quantization = "none"
     trust_remote_code: bool = False
 
 

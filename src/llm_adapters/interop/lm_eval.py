@@ -28,6 +28,8 @@ from llm_adapters.generate.stopping import cut, stop_ids
 from llm_adapters.interop.lm_eval_options import Ending, read_batch_size
 from llm_adapters.model import load_model
 from llm_adapters.model.loading import BUNDLED
+from llm_adapters.model.quantised_linears import quantization_of
+from llm_adapters.model.quantization import KINDS, NONE
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -91,6 +93,7 @@ class AdaptersLM(TemplateLM):
         adapter: str | Sequence[str] = (),
         *,
         dtype: str = "auto",
+        quantization: str | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
         **options: Any,
@@ -101,6 +104,7 @@ class AdaptersLM(TemplateLM):
             base: as for :func:`llm_adapters.load_model`; default: what the first adapter was trained on, or else the
                 bundled model.
             adapter: folder of a saved adapter, or of several, which every row then goes through at once.
+            quantization: of the base; default: what the first adapter was trained on.
             dtype, device, trust_remote_code: as for :func:`llm_adapters.load_model`.
             **options: of the constructor.
 
@@ -108,9 +112,13 @@ class AdaptersLM(TemplateLM):
             ModelError, AdapterError: the base or an adapter cannot be loaded.
         """
         folders = [Path(folder).expanduser() for folder in ([adapter] if isinstance(adapter, str) else adapter)]
-        bases = [str(read_record(folder)["base"]["model"]) for folder in folders]
-        source = base or next(iter(bases), BUNDLED)
-        model, tokenizer = load_model(source, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        bases = [read_record(folder)["base"] for folder in folders]
+        source = base or next((str(each["model"]) for each in bases), BUNDLED)
+        trained = next((each.get("quantization") for each in bases), None)
+        model, tokenizer = load_model(
+            source, dtype=dtype, device=device, trust_remote_code=trust_remote_code,
+            quantization=quantization or (trained if trained in KINDS else NONE),
+        )  # fmt: skip
         names = [attach(model, folder, f"adapter-{i}").name for i, folder in enumerate(folders, 1)]
         return cls(model, tokenizer, route=names, **options)
 
@@ -154,7 +162,12 @@ class AdaptersLM(TemplateLM):
         """What the harness writes into its results."""
         adapters = attached(self.model)
         recipes = {name: [method.recipe() for method in adapters[name].methods] for name in self.route}
-        return {"base": self.model.config.name_or_path, "adapters": recipes, "model_dtype": str(self.model.dtype)}
+        return {
+            "base": self.model.config.name_or_path,
+            "adapters": recipes,
+            "model_dtype": str(self.model.dtype),
+            "quantization": quantization_of(self.model),
+        }
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The prompt for a conversation; a system turn is left out where the template refuses it."""

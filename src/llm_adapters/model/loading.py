@@ -23,6 +23,9 @@ from transformers import (
 
 from llm_adapters.errors import ModelError, UserError, nearest
 from llm_adapters.model import gguf
+from llm_adapters.model.quantised_linears import is_quantised, keep_layout
+from llm_adapters.model.quantization import NONE, check_quantization, quantization_config, stored_quantization
+from llm_adapters.model.sites import is_linear
 
 BUNDLED = "smollm2-135m-instruct"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,6 +39,7 @@ def load_model(
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
+    quantization: str = NONE,
     trust_remote_code: bool = False,
     **from_pretrained_options: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -51,14 +55,19 @@ def load_model(
         dtype: "float32", "bfloat16", "float16" or a torch dtype. "auto" is bfloat16 on a CUDA device that
             computes in it, else float32: bfloat16 products crawl on many CPUs.
         device: default: the first CUDA device, else the CPU ("mps" where torch has it, if asked for).
+        quantization: "bnb-nf4", "bnb-fp4", "bnb-int8", "torchao-int8" or "torchao-int4" quantises the linear maps of
+            the decoder while loading; they compute in ``dtype``. Embeddings, output head and norms stay in ``dtype``.
+            A checkpoint that is quantised already is loaded as it is.
         trust_remote_code: run Python code that comes with the model; off unless asked for.
         **from_pretrained_options: passed on to ``AutoModelForCausalLM.from_pretrained``. ``use_safetensors``
             is True unless given, since other formats are pickles.
 
     Raises:
         ModelError: no such model, not a decoder, damaged or missing files, or remote code not allowed.
-        MissingExtraError: a GGUF file is to be converted and the package ``gguf`` is not installed.
+        MissingExtraError: a GGUF file is to be converted and the package ``gguf`` is not installed, or a quantised
+            base needs a package that is not.
     """
+    check_quantization(quantization)
     place = _device(device)
     options = {"use_safetensors": True, "dtype": _dtype(dtype, place), **from_pretrained_options}
     if place.type != "cpu":
@@ -68,13 +77,18 @@ def load_model(
     found = _find(source)
     where = gguf.converted(found) if _is_gguf(found) else found
     config = _config(where, **hub)
-    with _mistakes_of(where):
+    stored = stored_quantization(config)
+    check_quantization(quantization, stored)
+    if quantization != NONE and stored is None:
+        options["quantization_config"] = quantization_config(quantization, options["dtype"], place)
+    with _mistakes_of(where, stored):
         tokenizer = AutoTokenizer.from_pretrained(where, **hub)
         # Before the model is built: the pad id is also the embedding's padding_idx, a row without gradient.
         _settle_pad(tokenizer, config)
         options |= hub | {"config": config, "output_loading_info": True}
         model, info = AutoModelForCausalLM.from_pretrained(where, **options)
     gguf.require_all_weights(info, where)
+    _settle_quantised(model, quantization)
     model.config.name_or_path = str(source)  # not the cache folder, which means nothing to anyone else
     if model.generation_config is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -143,8 +157,30 @@ def _config(where: str | Path, *, trust_remote_code: bool, **hub: Any) -> Pretra
     return config
 
 
+def _settle_quantised(model: Any, asked: str) -> None:
+    """Keep the layout that training needs, and tell of linear maps that stayed as they were.
+
+    Raises:
+        ModelError: all of them did.
+    """
+    linears = {name: module for name, module in model.named_modules() if is_linear(module)}
+    for module in linears.values():
+        keep_layout(module)
+    if asked == NONE:
+        return
+    head = model.get_output_embeddings()
+    left = [name for name, module in linears.items() if module is not head and not is_quantised(module)]
+    if len(left) == len(linears) - (head in linears.values()):
+        raise ModelError(
+            f"'{asked}' quantises none of this model's linear maps",
+            mend="bnb-nf4 and bnb-int8 take any sizes; torchao-int4 takes inner sizes that are multiples of 64",
+        )
+    if left:
+        logging.getLogger(__name__).warning("%d linear maps stay unquantised: %s, …", len(left), ", ".join(left[:3]))
+
+
 @contextmanager
-def _mistakes_of(where: str | Path) -> Iterator[None]:
+def _mistakes_of(where: str | Path, quantised: str | None = None) -> Iterator[None]:
     """Tell what transformers found wrong with a model in one line and with a mend."""
     try:
         yield
@@ -152,7 +188,9 @@ def _mistakes_of(where: str | Path) -> Iterator[None]:
         raise
     except (OSError, ValueError, TypeError, ImportError, RuntimeError, ArithmeticError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(where, Path):
+        if quantised and isinstance(error, ImportError):
+            mend = f"install what a checkpoint in {quantised} needs"
+        elif isinstance(where, Path):
             mend = "a model folder needs config.json, *.safetensors and the tokenizer's files, all complete"
         else:
             mend = f"check the id and the network ('hf auth login' for a gated model), or {_SOURCES}"

@@ -71,7 +71,12 @@ def _models(manifest: dict[str, Any]) -> str:
             "not known" if data is None else f"{data['source']}, {data['size'] or 'all'} rows, seed {data['seed']}"
         )
         table.append([name, methods, f"{described['parameters']:,}", trained])
-    return f"Base: {base}, {manifest['dtype']}.\n\n" + _markdown(table)
+    return f"Base: {base}, {_precision(manifest)}.\n\n" + _markdown(table)
+
+
+def _precision(manifest: dict[str, Any]) -> str:
+    """The dtype of the base, and how it was quantised."""
+    return ", ".join(filter(None, [manifest["dtype"], manifest.get("quantization")]))
 
 
 def _accuracy(
@@ -199,8 +204,8 @@ def _how(manifest: dict[str, Any]) -> str:
     alone = manifest.get("alone")
     if alone:
         lines.append(
-            f"- {manifest['dtype']} rounds differently in batches of different sizes: of {alone['rows']} rows decoded "
-            f"again by themselves, {alone['differ']} gave another text"
+            f"- {_precision(manifest)} rounds differently in batches of different sizes: of {alone['rows']} rows "
+            f"decoded again by themselves, {alone['differ']} gave another text"
         )
     return (
         "## How\n\n" + "\n".join(lines) + f"\n- decoding: {beams}; limit of new tokens: {limit}\n"

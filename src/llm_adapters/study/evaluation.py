@@ -24,6 +24,8 @@ from llm_adapters.evaluation.runner import decoded_alone, evaluate
 from llm_adapters.evaluation.score import Score, means, write_summary
 from llm_adapters.evaluation.suite import Suite, check_files
 from llm_adapters.model import load_model
+from llm_adapters.model.quantised_linears import quantization_of
+from llm_adapters.model.quantization import KINDS, NONE
 from llm_adapters.study.folder import MANIFEST, fresh_folder, is_leftover, refuse_file, remove, write_whole
 from llm_adapters.study.manifest import data_digest, environment
 from llm_adapters.study.run import Observer
@@ -43,6 +45,7 @@ class Target:
         template: the template it was trained with, if its run tells.
         training: what it was trained on, if its run tells.
         dtype: that its base was trained with, if its run tells.
+        quantization: that its base was trained with, if it is one that ``load_model`` does.
         recipe: digest of the run's configuration but for name, seed and evaluation; runs that share it are seeds of
             one recipe.
     """
@@ -53,6 +56,7 @@ class Target:
     template: str | None = None
     training: TrainingData | None = None
     dtype: str = "auto"
+    quantization: str = NONE
     recipe: str | None = None
 
 
@@ -103,6 +107,22 @@ def common_template(targets: Sequence[Target]) -> str:
     return next(iter(told.values()), "plain") or "plain"
 
 
+def common_quantization(targets: Sequence[Target]) -> str:
+    """The quantisation that the targets' base was trained with.
+
+    Raises:
+        AdapterError: they were trained with different ones, so that no base is the own one of all.
+    """
+    told = {str(target.name): target.quantization for target in targets if target.folder is not None}
+    if len(set(told.values())) > 1:
+        listed = ", ".join(f"{name}: {kind}" for name, kind in told.items())
+        raise AdapterError(
+            f"the adapters were trained on differently quantised bases ({listed})",
+            mend=f"--quantization {NONE} (or another) evaluates all on one base; or evaluate them apart",
+        )
+    return next(iter(told.values()), NONE)
+
+
 def _target(source: str, base: str | None) -> Target:
     path = Path(source)
     if path.name == "adapter" and (path.parent / "config.yaml").is_file():
@@ -111,7 +131,8 @@ def _target(source: str, base: str | None) -> Target:
     if (path / "adapter" / "adapter.json").is_file() and config.is_file():
         return _of_run(path, yaml.safe_load(config.read_text(encoding="utf-8")), base)
     if (path / "adapter.json").is_file():
-        return Target(_name(path.name), base or str(read_record(path)["base"]["model"]), path)
+        known = read_record(path)["base"]
+        return Target(_name(path.name), base or str(known["model"]), path, quantization=_loadable(known))
     if config.is_file():
         raise AdapterError(f"'{source}' holds a run whose training has not ended", mend="the command that began it")
     if path.is_dir() and not (path / "config.json").is_file():
@@ -129,6 +150,12 @@ def _holds(folder: Path) -> bool:
     return any((folder / file).is_file() for file in ("adapter.json", "config.json"))
 
 
+def _loadable(base: dict[str, Any]) -> str:
+    """The quantisation that a record states, if ``load_model`` can do it; checkpoints in another have it themselves."""
+    kind = base.get("quantization")
+    return kind if kind in KINDS else NONE
+
+
 def _of_run(path: Path, record: dict[str, Any], base: str | None) -> Target:
     """The adapter of a run, with what its configuration and its manifest tell."""
     data, manifest = record["data"], path / MANIFEST
@@ -139,7 +166,8 @@ def _of_run(path: Path, record: dict[str, Any], base: str | None) -> Target:
     recipe = {key: value for key, value in record.items() if key not in ("name", "seed", "evaluate")}
     return Target(
         _name(path.name), base or record["model"]["source"], path / "adapter", data["template"], training,
-        record["model"]["dtype"], hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16],
+        record["model"]["dtype"], record["model"].get("quantization", NONE),
+        hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16],
     )  # fmt: skip
 
 
@@ -157,6 +185,7 @@ def evaluate_targets(
     observer: Observer,
     *,
     dtype: str | None = None,
+    quantization: str | None = None,
     force: bool = False,
 ) -> list[Score]:
     """Evaluate targets on suites and write ``eval/``; a killed evaluation of the same kind goes on where it was.
@@ -167,16 +196,18 @@ def evaluate_targets(
     check_files(suites)
     dtypes = {target.dtype for target in targets if target.name is not None}
     dtype = dtype or (dtypes.pop() if len(dtypes) == 1 else "auto")
+    quantization = quantization or common_quantization(targets)
+    how = {"dtype": dtype} | ({} if quantization == NONE else {"quantization": quantization})
     names = {id(template): name for name, template in TEMPLATES.items()}
     record = {
         "targets": [[t.name, t.base, read_record(t.folder)["sha256"] if t.folder else ""] for t in targets],
         "suites": [[s.task.name, s.protocol.name, names[id(s.template)], data_digest(s.examples)] for s in suites],
-        "settings": settings.model_dump(exclude={"batch_size", "size", "seed", "data", "protocol"}) | {"dtype": dtype},
+        "settings": settings.model_dump(exclude={"batch_size", "size", "seed", "data", "protocol"}) | how,
     }
     rows = len(targets) * sum(len(suite.examples) for suite in suites)
     known = _recorded(folder, record, force=force)
     observer.begin(f"loading {targets[0].base}", None)
-    model, tokenizer = load_model(targets[0].base, dtype=dtype)
+    model, tokenizer = load_model(targets[0].base, dtype=dtype, quantization=quantization)
     for target in targets:
         if target.folder is not None and target.name is not None:
             attach(model, target.folder, target.name)
@@ -194,7 +225,8 @@ def evaluate_targets(
         leaked=leaks, on_row=observer.advance,
     )  # fmt: skip
     alone = None
-    if model.dtype != torch.float32:
+    kind = quantization_of(model)
+    if model.dtype != torch.float32 or kind is not None:
         observer.begin("decoding some rows again, each alone", None)
         alone = decoded_alone(model, tokenizer, suites, settings=settings, folder=folder / "eval")
         observer.end(f"{alone['differ']} of {alone['rows']} differ")
@@ -204,6 +236,7 @@ def evaluate_targets(
     manifest: dict[str, Any] = {
         **record,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": kind,
         "alone": alone,
         "adapters": {t.name: _described(t) for t in targets if t.name is not None and t.folder is not None},
         **environment(),

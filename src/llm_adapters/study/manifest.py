@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from llm_adapters.data.digest import data_digest
 __all__ = ["code_digest", "data_digest", "environment", "peak_memory_bytes"]
 
 _PACKAGES = ("llm-adapters", "torch", "transformers", "accelerate", "safetensors", "tokenizers")
+_QUANTISING = ("bitsandbytes", "torchao")  # where they are installed
 
 
 def environment() -> dict[str, Any]:
     """Versions, hardware, and a digest of this package's code."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    packages = [*_PACKAGES, *filter(find_spec, _QUANTISING)]
     return {
-        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
         "hardware": {
             "device": device,
             "cores": psutil.cpu_count(),

@@ -28,6 +28,8 @@ from llm_adapters.evaluation.runner import evaluate
 from llm_adapters.evaluation.score import Score, means, write_summary
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import empty_model, find_sites, load_model
+from llm_adapters.model.quantised_linears import parameter_count
+from llm_adapters.model.quantization import check_quantization
 from llm_adapters.study.begun import open_run
 from llm_adapters.study.folder import MANIFEST, write_whole
 from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
@@ -132,8 +134,9 @@ def check_methods(config: RunConfig) -> None:
     """Refuse methods that do not fit the model, from its configuration alone: before weights are loaded.
 
     Raises:
-        SiteError, MethodError, ModelError: as attaching would.
+        SiteError, MethodError, ModelError, MissingExtraError: as loading and attaching would.
     """
+    check_quantization(config.model.quantization)
     model = empty_model(config.model.source, trust_remote_code=config.model.trust_remote_code)
     base = Base(model, find_sites(model))
     for method in config.adapter:
@@ -169,8 +172,11 @@ class _Run:
     def prepare(cls, config: RunConfig, template: Template, folder: Path, observer: Observer) -> _Run:
         source = config.model
         observer.begin(f"loading {source.source}", None)
-        model, tokenizer = load_model(source.source, dtype=source.dtype, trust_remote_code=source.trust_remote_code)
-        total = sum(parameter.numel() for parameter in model.parameters())
+        model, tokenizer = load_model(
+            source.source, dtype=source.dtype, quantization=source.quantization,
+            trust_remote_code=source.trust_remote_code,
+        )  # fmt: skip
+        total = parameter_count(model)
         torch.manual_seed(config.seed)
         adapter = attach(model, list(config.adapter), ADAPTER, tokenizer=tokenizer)
         observer.end(f"{total:,} frozen parameters, {adapter.count():,} trained ({adapter.count() / total:.2%})")
