@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from llm_adapters.data.collate import collate
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.train import loss as loss_module
-from llm_adapters.train.loss import SummedCrossEntropy, labelled_tokens, summed_loss
+from llm_adapters.train.loss import CrossEntropy, labelled_tokens, summed_loss
 from tiny import tiny_model
 
 
@@ -32,11 +32,12 @@ def test_loss_over_labelled_columns_is_the_textbook_loss() -> None:
 def _both(logits: torch.Tensor, targets: torch.Tensor, shape: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """The same value and the same gradient as torch's own loss, behind ``shape``."""
     found, wanted = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    loss = SummedCrossEntropy.apply(shape(found), targets)
-    expected = F.cross_entropy(shape(wanted).float(), targets, reduction="sum")
-    assert torch.allclose(loss, expected, rtol=1e-5)
-    (loss / 7).backward()
-    (expected / 7).backward()
+    losses = CrossEntropy.apply(shape(found), targets)
+    expected = F.cross_entropy(shape(wanted).float(), targets, reduction="none")
+    assert torch.allclose(losses, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.arange(len(targets)) / len(targets)  # every token counts in its own way
+    (losses * weights).sum().backward()
+    (expected * weights).sum().backward()
     assert found.grad is not None
     assert wanted.grad is not None
     assert torch.allclose(found.grad, wanted.grad, atol=1e-6 if logits.dtype == torch.float32 else 1e-2)
@@ -56,7 +57,7 @@ def test_the_gradient_in_the_place_of_the_logits_is_the_textbook_gradient(dtype:
     whole = shapes[shape]
     _both(given, torch.randint(0, 50, (40,)), lambda x: whole(x).flatten(0, -2))
     kept = given.clone().requires_grad_()
-    SummedCrossEntropy.apply(kept, torch.zeros(40, dtype=torch.long))
+    CrossEntropy.apply(kept, torch.zeros(40, dtype=torch.long))
     assert torch.equal(kept.detach(), given)
 
 
@@ -64,7 +65,7 @@ def test_many_chunks_and_a_second_backward_pass(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(loss_module, "_CHUNK", 130)  # two lines at a time, the last alone
     _both(torch.randn(41, 50), torch.randint(0, 50, (41,)), lambda x: x * 1)
     logits = torch.randn(3, 5, requires_grad=True)
-    loss = SummedCrossEntropy.apply(logits * 1, torch.tensor([0, 1, 2]))
+    loss = CrossEntropy.apply(logits * 1, torch.tensor([0, 1, 2])).sum()
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="second backward"):
         loss.backward()

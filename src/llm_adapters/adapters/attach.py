@@ -18,7 +18,7 @@ from llm_adapters.adapters.checkpointing import forget_pass_in_checkpoints
 from llm_adapters.adapters.engine import Engine
 from llm_adapters.adapters.method import Method
 from llm_adapters.adapters.method import methods as known_methods
-from llm_adapters.adapters.routing import RowRoute, read_route
+from llm_adapters.adapters.routing import RowRoute, read_route, read_spans
 from llm_adapters.errors import AdapterError, RouteError
 from llm_adapters.model.sites import find_sites
 
@@ -193,7 +193,13 @@ def rename(model: nn.Module, old: str, new: str) -> None:
 
 
 @contextmanager
-def route(model: nn.Module, rows: RowRoute | Sequence[RowRoute], *, expand: int = 1) -> Iterator[None]:
+def route(
+    model: nn.Module,
+    rows: RowRoute | Sequence[RowRoute],
+    *,
+    expand: int = 1,
+    tokens: Sequence[int] | None = None,
+) -> Iterator[None]:
     """Within the ``with``, send each row of a batch through its own adapter.
 
     Args:
@@ -201,12 +207,18 @@ def route(model: nn.Module, rows: RowRoute | Sequence[RowRoute], *, expand: int 
         rows: one entry a row – a name, None for the bare base, or a list of names for several at once – or a
             single name or None for all rows.
         expand: rows of the batch that each entry stands for: the beams or samples a prompt in ``generate``.
+        tokens: for the one row of a packed batch (:mod:`llm_adapters.model.packing`), the number of tokens that each
+            entry stands for; documents must not straddle entries.
 
     Raises:
         RouteError: an adapter is not attached, or (in the forward pass) the number of rows does not fit.
     """
-    engine = engine_of(model)
-    before, engine.route = engine.route, read_route(rows, list(engine.adapters), expand)
+    engine, before = engine_of(model), engine_of(model).route
+    known = list(engine.adapters)
+    if tokens is None:
+        engine.route = read_route(rows, known, expand)
+    else:
+        engine.route = read_spans([rows] if rows is None or isinstance(rows, str) else rows, tokens, known)
     try:
         for name in engine.merged:
             if any(name not in stack for stack in engine.routed_stacks()):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from llm_adapters.adapters.routing import LayerPrefix
-from llm_adapters.errors import MethodError
+from llm_adapters.adapters.routing import LayerPrefix, Stack
+from llm_adapters.errors import MethodError, RouteError
 from llm_adapters.model.exceptions import family
+from llm_adapters.model.packing import Documents
 
 if TYPE_CHECKING:
     from llm_adapters.adapters.engine import Engine
@@ -76,11 +78,25 @@ class AttentionHook:
         inner, queries, mask = named.get(self.cache_name), hidden.shape[1], named.get("attention_mask")
         # Without a mask the model counts on causal attention over what the cache has been given.
         length = None if mask is not None else queries + (0 if inner is None else int(inner.get_seq_length(self.layer)))
-        named["attention_mask"] = self._mask(mask, prefix, length, queries, hidden.device)
+        if prefix.seen is None:
+            named["attention_mask"] = self._mask(mask, prefix, length, queries, hidden.device)
+        else:
+            named["virtual"] = self._seen(prefix.seen, named.get("documents"))
         if named.get("alibi") is not None:
             named["alibi"] = _longer_alibi(named["alibi"], prefix, current.batch)
         named[self.cache_name] = PrefixedCache(inner, prefix, length)
         return (), named
+
+    def _seen(self, seen: Mapping[Stack, tuple[int, int]], documents: Documents | None) -> list[list[tuple[int, int]]]:
+        """The virtual tokens (from, to) that each document of the one row sees."""
+        current = self.engine.current
+        assert current is not None
+        assert current.spans is not None
+        if documents is None:
+            raise RouteError(
+                "a route by spans needs packed documents", mend="run the model inside packing(), with documents=[…]"
+            )
+        return [[seen.get(stack, (0, 0)) for stack in current.spans.stacks_of(documents[0])]]
 
     def _mask(
         self, mask: Tensor | None, prefix: LayerPrefix, length: int | None, queries: int, device: torch.device

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,12 +16,13 @@ from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.attention import AttentionHook
 from llm_adapters.adapters.base import Base
 from llm_adapters.adapters.checkpointing import remember_pass_in_checkpoints, without_checkpointing
-from llm_adapters.adapters.forms import VirtualTokens
+from llm_adapters.adapters.forms import Form, VirtualTokens
 from llm_adapters.adapters.forms.key_values import KeyValue
 from llm_adapters.adapters.insertion import SiteHook
-from llm_adapters.adapters.prefixes import StackPrefix, join_rows, stack_prefix
+from llm_adapters.adapters.prefixes import StackPrefix, join_rows, join_spans, stack_prefix
 from llm_adapters.adapters.quantised_base import QuantisedBase
-from llm_adapters.adapters.routing import Pass, Route, Rows, Stack, resolve
+from llm_adapters.adapters.routing import Pass, Route, Rows, Spans, Stack, resolve
+from llm_adapters.adapters.streams import Stream
 from llm_adapters.errors import MethodError, UserError
 from llm_adapters.model.exceptions import family
 
@@ -36,6 +37,7 @@ class Engine:
         enabled: names that act when no route is given.
         route: the route in force, or None.
         current: what the hooks need to know about the forward pass under way; None outside of one.
+        streams: by adapter, random numbers of its own for its forms; where there is none, they draw torch's.
     """
 
     def __init__(self, base: Base) -> None:
@@ -46,6 +48,7 @@ class Engine:
         self.merged: dict[str, list[tuple[Any, Tensor]]] = {}
         self.route: Route | None = None
         self.current: Pass | None = None
+        self.streams: Mapping[str, Stream] = {}
         self._handles: list[Any] = []
         self._prefixes: WeakKeyDictionary[Any, dict[Stack, StackPrefix]] = WeakKeyDictionary()
         self._decoder_names = list(inspect.signature(base.sites.decoder.forward).parameters)
@@ -70,6 +73,13 @@ class Engine:
         if adapter not in self.current.rows or adapter in self.merged:
             return False, None
         return True, self.current.rows[adapter]
+
+    def drawing(self, adapter: str, form: Form) -> AbstractContextManager[None]:
+        """What a form runs in, so that it draws from its adapter's own stream, if that has one."""
+        stream = self.streams.get(adapter)
+        if stream is None or self.current is None or not form.draws:
+            return nullcontext()
+        return stream.drawing(self.current.drawn, form)
 
     def rebuild(self) -> None:
         """Install exactly the hooks that the attached adapters need."""
@@ -128,7 +138,7 @@ class Engine:
             )
         self.current = None
         route = tuple(self.enabled) if self.route is None else self.route
-        current = resolve(route, inputs.shape[0], inputs.device)
+        current = resolve(route, inputs.shape[0], inputs.device, inputs.shape[1])
         if decoder.training:
             remember_pass_in_checkpoints(self)
         lengths = {stack: self._virtual_tokens(stack) for stack in current.stacks}
@@ -137,7 +147,8 @@ class Engine:
             self.base.refuse_unmasked_attention()
             cache = named.get("past_key_values")
             computed = self._stack_prefixes(current, cache)
-            current.prefix, shift = join_rows(current, computed, inputs.device)
+            join = join_rows if current.spans is None else join_spans
+            current.prefix, shift = join(current, computed, inputs.device)
             if "position_ids" in self._decoder_names:
                 named["position_ids"] = self._positions(named, inputs, shift)
             changed = (), named
@@ -145,7 +156,7 @@ class Engine:
         return changed
 
     def _positions(self, named: dict[str, Any], inputs: Tensor, shift: Tensor) -> Tensor:
-        """Position ids (B, T) behind ``shift`` (B or 1, 1) virtual tokens: as given, or else counted.
+        """Position ids (B, T) behind ``shift`` (B or 1, 1 or T) virtual tokens: as given, or else counted.
 
         A row with virtual tokens counts its real tokens only, so that padding does not come between; a row without
         keeps the positions that the base by itself would give it.
@@ -170,6 +181,8 @@ class Engine:
         """The stacks that the route in force names; none without a route."""
         if self.route is None:
             return []
+        if isinstance(self.route, Spans):
+            return [stack for stack, _ in self.route.spans]
         return self.route if isinstance(self.route, list) else [self.route]
 
     def _virtual_tokens(self, stack: Stack) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from llm_adapters.adapters.forms import Form
@@ -75,10 +76,11 @@ class SiteHook:
         for adapter, forms in table.items():
             takes_part, rows = self.engine.rows_of(adapter)
             for form in forms if takes_part else ():
-                if rows is None:
-                    y = form.add_to(y, y if x is None else x, fresh=owned and x is not None)
-                else:
-                    y = _add_rows(form, y, x, rows, self.engine.batch, owned=owned)
+                with self.engine.drawing(adapter, form):
+                    if rows is None:
+                        y = form.add_to(y, y if x is None else x, fresh=owned and x is not None)
+                    else:
+                        y = _add_rows(form, y, x, rows, self.engine.batch, owned=owned)
                 owned = True
         return y
 
@@ -94,12 +96,40 @@ def _add_rows(form: Form, y: Tensor, x: Tensor | None, rows: slice | Tensor, bat
     else:
         inputs = (x.view(batch, -1, x.shape[-1]) if x.shape[0] != batch else x)[rows]
     update = form(inputs).to(y.dtype)  # under autocast a form may answer in another dtype
-    changed = by_row if owned else by_row.clone()
+    changed = y if owned else y.clone()
+    if not torch.is_grad_enabled():
+        _add(changed, update, rows, batch)
+        return changed
+    result: Tensor = AddRows.apply(changed, update, rows, batch)
+    return result
+
+
+class AddRows(torch.autograd.Function):
+    """``y[rows] += update``, whose backward pass copies nothing.
+
+    Autograd's own, for a slice that is written in place, copies the whole gradient of ``y`` once for every adapter.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, update: Tensor, rows: slice | Tensor, batch: int) -> Tensor:
+        ctx.mark_dirty(y)
+        ctx.rows, ctx.batch = rows, batch
+        _add(y, update, rows, batch)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (gradient,) = gradients
+        by_row = gradient if gradient.shape[0] == ctx.batch else gradient.reshape(ctx.batch, -1, gradient.shape[-1])
+        return gradient, by_row[ctx.rows], None, None
+
+
+def _add(y: Tensor, update: Tensor, rows: slice | Tensor, batch: int) -> None:
+    by_row = y if y.shape[0] == batch else y.view(batch, -1, y.shape[-1])
     if isinstance(rows, slice):
-        changed[rows] += update
+        by_row[rows] += update
     else:
-        changed.index_add_(0, rows, update)
-    return changed.view(y.shape)
+        by_row.index_add_(0, rows, update)
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -80,6 +80,33 @@ def join_rows(
     return by_row, shift
 
 
+def join_spans(
+    current: Pass, prefixes: Mapping[Stack, StackPrefix], device: torch.device
+) -> tuple[dict[int, LayerPrefix], Tensor]:
+    """Put the prefixes of all stacks one after the other before the one row; each stack sees its own.
+
+    Returns:
+        by layer, their keys and values; and the shift (1, T) that positions take behind them.
+    """
+    assert current.spans is not None
+    shift = [torch.full((length,), prefixes[stack].length, device=device) for stack, length in current.spans.spans]
+    layers = sorted({layer for prefix in prefixes.values() for layer in prefix.layers})
+    found = {layer: _side_by_side({s: prefixes[s].layers.get(layer) for s in current.stacks}) for layer in layers}
+    return found, torch.cat(shift)[None]
+
+
+def _side_by_side(choices: Mapping[Stack, KeyValue | None]) -> LayerPrefix:
+    there = {stack: kv for stack, kv in choices.items() if kv is not None}
+    like = next(iter(there.values()))
+    seen: dict[Stack, tuple[int, int]] = {}
+    end = 0
+    for stack, kv in there.items():
+        seen[stack] = end, end + kv.keys.shape[0]
+        end = seen[stack][1]
+    keys, values = (torch.cat([kv[i].to(like[i]) for kv in there.values()]).transpose(0, 1)[None] for i in (0, 1))
+    return LayerPrefix(keys, values, None, seen)
+
+
 def _for_all(kv: KeyValue, batch: int) -> LayerPrefix:
     keys, values = (tensor.transpose(0, 1)[None].expand(batch, -1, -1, -1) for tensor in kv)
     return LayerPrefix(keys, values, None)

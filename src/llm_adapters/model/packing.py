@@ -37,6 +37,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     documents: Documents | None = None,
+    virtual: Sequence[Sequence[tuple[int, int]]] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention of every document to itself, and to what stands before the whole row.
@@ -47,6 +48,8 @@ def packed_attention(
         key, value: (B, H_kv, P+T, d); P virtual tokens are seen by all documents of the row.
         attention_mask: (B or 1, 1, T, P+T), or None for plain causal attention without virtual tokens.
         documents: lengths; None where every row is one document.
+        virtual: of the P virtual tokens those (from, to) that each document sees, instead of all; the mask then has
+            no columns for them.
         options: what the layer hands to any attention; its ``sliding_window`` is obeyed.
 
     Returns:
@@ -61,21 +64,36 @@ def packed_attention(
         mask = attention_mask if attention_mask is None or attention_mask.shape[0] == 1 else attention_mask[one]
         # Splits and concatenations, because their backward passes move every gradient once.
         queries = query[one].split(list(lengths), dim=2)
-        pairs = [_with_virtual(states[one], before, lengths) for states in (key, value)]
+        parts = [(0, before)] * len(lengths) if virtual is None else virtual[row]
+        pairs = [_with_virtual(states[one], before, lengths, parts) for states in (key, value)]
         found, start = [], 0
-        for q, k, v in zip(queries, *pairs, strict=True):
-            own = _mask_of(mask, before, start, q)
-            near = _near(q, before, options.get("sliding_window"))
+        for q, k, v, (first, last) in zip(queries, *pairs, parts, strict=True):
+            own = _mask_of(mask, before if virtual is None else 0, start, q)
+            own = own if virtual is None or first == last else _behind(own, last - first, q)
+            near = _near(q, last - first, options.get("sliding_window"))
             found.append(sdpa_attention_forward(module, q, k, v, _both(own, near), **options)[0])
             start += q.shape[2]
         rows.append(found[0] if len(found) == 1 else torch.cat(found, dim=1))
     return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
 
 
-def _with_virtual(states: Tensor, before: int, lengths: Sequence[int]) -> list[Tensor]:
-    """Of (1, H, P+T, d) keys or values those of each document, the virtual tokens before them."""
+def _with_virtual(
+    states: Tensor, before: int, lengths: Sequence[int], virtual: Sequence[tuple[int, int]]
+) -> list[Tensor]:
+    """Of (1, H, P+T, d) keys or values those of each document, its virtual tokens before them."""
     pieces = states[:, :, before:].split(list(lengths), dim=2)
-    return [torch.cat([states[:, :, :before], piece], dim=2) for piece in pieces] if before else list(pieces)
+    return [
+        torch.cat([states[:, :, first:last], piece], dim=2) if last > first else piece
+        for piece, (first, last) in zip(pieces, virtual, strict=True)
+    ]
+
+
+def _behind(mask: Tensor | None, width: int, q: Tensor) -> Tensor:
+    """A document's mask (1, 1, T, T), causal if None, behind ``width`` virtual tokens that all its tokens see."""
+    tokens = q.shape[2]
+    if mask is None:
+        return torch.ones(tokens, width + tokens, dtype=torch.bool, device=q.device).tril(width)[None, None]
+    return torch.nn.functional.pad(mask, (width, 0), value=float(mask.dtype == torch.bool))
 
 
 def _mask_of(mask: Tensor | None, before: int, start: int, q: Tensor) -> Tensor | None:

@@ -1,8 +1,10 @@
 """Training: the loop, its schedule, its checkpoints."""
 
+from llm_adapters.train.cohort import Member, train_cohort
+from llm_adapters.train.failure import FAILED
 from llm_adapters.train.metrics import Metrics
 from llm_adapters.train.order import total_steps
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.training import TrainResult, train
 
-__all__ = ["Metrics", "Stop", "TrainResult", "total_steps", "train"]
+__all__ = ["FAILED", "Member", "Metrics", "Stop", "TrainResult", "total_steps", "train", "train_cohort"]

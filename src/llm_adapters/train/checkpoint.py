@@ -34,8 +34,8 @@ class Checkpoints:
         """Where the checkpoint of a step lies."""
         return self.folder / f"step-{step}"
 
-    def save(self, step: int, files: Mapping[str, bytes], *, best: int | None) -> None:
-        """Write a checkpoint, then remove those that are no longer kept.
+    def save(self, step: int, files: Mapping[str, bytes], *, best: int | None, prune: bool = True) -> None:
+        """Write a checkpoint, then remove those that are no longer kept, unless that is left for later.
 
         Every file is on disk before the record with their checksums, and the record before the folder gets its name.
 
@@ -67,7 +67,26 @@ class Checkpoints:
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         self.last = self.at(step)
-        self._prune()
+        if prune:
+            self.prune()
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, whole or damaged, in order."""
+        names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def problem(self, step: int) -> str | None:
+        """What is wrong with the checkpoint of a step, or with the best that it names; None if all is well."""
+        return damage(self.at(step)) or self._damage_of_best(step)
+
+    def back_to(self, step: int) -> Path | None:
+        """The checkpoint of ``step``, which must be whole, with all later ones removed; with 0 all are, and None."""
+        for leftover in self.folder.glob(".step-*"):
+            shutil.rmtree(leftover)
+        for later in [each for each in self.steps() if each > step]:
+            self._remove(later)
+        self.last = self.at(step) if step else None
+        return self.last
 
     def newest(self) -> Path | None:
         """The newest checkpoint that is whole, with the best that it names; None where there is none.
@@ -76,8 +95,8 @@ class Checkpoints:
         """
         for leftover in self.folder.glob(".step-*"):
             shutil.rmtree(leftover)
-        for step in reversed(self._steps()):
-            problem = damage(self.at(step)) or self._damage_of_best(step)
+        for step in reversed(self.steps()):
+            problem = self.problem(step)
             if problem is None:
                 self.last = self.at(step)
                 return self.last
@@ -90,15 +109,11 @@ class Checkpoints:
         problem = None if best in (None, step) else damage(self.at(best))
         return problem and f"the best adapter so far lies in step-{best}, where {problem}"
 
-    def _steps(self) -> list[int]:
-        """The steps that have a checkpoint, whole or damaged, in order."""
-        names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
-        return sorted(int(name) for name in names if name.isdecimal())
-
-    def _prune(self) -> None:
-        last = self._steps()[-self.keep :]
+    def prune(self) -> None:
+        """Remove the checkpoints that are no longer kept."""
+        last = self.steps()[-self.keep :]
         kept = {*last, *(read_record(self.at(step))["best"] for step in last)}
-        for step in self._steps():
+        for step in self.steps():
             if step not in kept:
                 self._remove(step)
 

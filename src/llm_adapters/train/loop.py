@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_adapters.config.schema import TrainSection
@@ -23,7 +23,10 @@ from llm_adapters.train.validation import Validation
 
 @dataclass
 class Loop:
-    """The parts of a training, and their order. What changes lives in ``state``; see there for what a kill leaves."""
+    """The parts of a training, and their order. What changes lives in ``state``; see there for what a kill leaves.
+
+    :meth:`run` trains one adapter by itself; a cohort takes the same parts of all its members in turn.
+    """
 
     settings: TrainSection
     steps: int
@@ -35,91 +38,131 @@ class Loop:
     checkpoints: Checkpoints
     stop: Stop
     note: Callable[[str], None]
+    log: MetricsLog = field(init=False)
+    _began: float = field(init=False)
+    _written: float = field(init=False)
 
-    def run(self, metrics: Path, on_step: Callable[[Metrics], None] | None) -> list[float]:
-        """Train to the end, from the newest checkpoint if there is one; gives the loss of every step."""
-        newest = self.checkpoints.newest()
-        if newest is not None:
-            self.state.restore(newest)
-            self.state.position.resumed.append(self.state.position.step)
-            self.note(f"going on from '{newest}'")
+    def run(self, metrics: Path, on_step: Callable[[Metrics], None] | None) -> None:
+        """Train to the end, from the newest checkpoint if there is one."""
+        self.begin(metrics, self.checkpoints.newest())
         position = self.state.position
-        log = MetricsLog(metrics, position.step)
-        if len(log.losses) < position.step:
-            self.note(f"'{metrics}' lacks {position.step - len(log.losses)} of the rows before step {position.step}")
-        began, written = time.perf_counter() - position.seconds, time.perf_counter()
         try:
             with self.stop.deferred():
-                while position.step < self.steps and not position.exhausted(self.settings.patience):
+                while not self.ended:
                     row = self._step()
-                    position.seconds = time.perf_counter() - began
-                    row["seconds"] = round(position.seconds, 3)
-                    row["tokens_per_second"] = round(position.tokens / max(1e-9, position.seconds), 1)
-                    log.add(row)
                     if on_step is not None:
                         on_step(row)
-                    best = self._validate(log)
+                    best, position.micro_batch = self.validate(position.micro_batch)
                     asked = self.stop.asked  # once: a signal may come between two looks
-                    if best or asked or self._due(time.perf_counter() - written):
-                        log.sync()
-                        self.checkpoints.save(position.step, self.state.files(), best=position.best_step)
-                        written = time.perf_counter()
+                    if best or asked or self.due():
+                        self.save()
                     if asked:
                         raise Stopped(f"stopped after step {position.step} of {self.steps}")
         finally:
-            log.close()
-        self._take_best()
-        return log.losses
+            self.log.close()
+        self.take_best()
+
+    def begin(self, metrics: Path, checkpoint: Path | None) -> None:
+        """Go on from a checkpoint, or begin; the rows of ``metrics`` after it will be written again."""
+        if checkpoint is not None:
+            self.state.restore(checkpoint)
+            self.state.position.resumed.append(self.state.position.step)
+            self.note(f"going on from '{checkpoint}'")
+        position = self.state.position
+        self.log = MetricsLog(metrics, position.step)
+        if len(self.log.losses) < position.step:
+            lacking = position.step - len(self.log.losses)
+            self.note(f"'{metrics}' lacks {lacking} of the rows before step {position.step}")
+        self._written = time.perf_counter()
+        self._began = self._written - position.seconds
+
+    @property
+    def ended(self) -> bool:
+        """Whether all steps are done, or patience is at its end."""
+        return self.state.position.step >= self.steps or self.state.position.exhausted(self.settings.patience)
+
+    def batch(self) -> list[Numbered]:
+        """The examples of the next step."""
+        return [self.examples[index] for index in self.order.batch(self.state.position.step)]
 
     def _step(self) -> Metrics:
-        position, rate = self.state.position, self.stepper.learning_rate
-        batch = [self.examples[index] for index in self.order.batch(position.step)]
+        position, rate, batch = self.state.position, self.stepper.learning_rate, self.batch()
         try:
             loss, norm, position.micro_batch = self.stepper.step(batch, position.micro_batch)
-        except NotFinite as failure:
+        except (NotFinite, RuntimeError) as failure:
+            told = self.explained(failure, rate)
+            if told is None:
+                raise
+            raise told from failure
+        return self.record(batch, loss, norm, rate)
+
+    def explained(self, failure: Exception, rate: float) -> TrainingError | None:
+        """What the user is told when the next step could not be taken at a learning rate; None if it is a bug."""
+        step = self.state.position.step + 1
+        if isinstance(failure, NotFinite):
             last = self.checkpoints.last
-            raise TrainingError(
-                f"{failure} at learning rate {rate:g} in step {position.step + 1}, on the rows "
+            return TrainingError(
+                f"{failure} at learning rate {rate:g} in step {step}, on the rows "
                 f"{', '.join(map(str, failure.rows))} of the training data; nothing was changed by this step"
                 + (f", and the last good checkpoint is '{last}'" if last else ""),
                 mend="look at these rows; a lower learning rate (train.learning_rate), max_grad_norm, or float32",
-            ) from failure
-        except RuntimeError as failure:
-            if not is_out_of_memory(failure):
-                raise
-            raise TrainingError(
-                f"out of memory in the optimiser's step {position.step + 1}, which no smaller micro-batch mends",
+            )
+        if is_out_of_memory(failure):
+            return TrainingError(
+                f"out of memory in the optimiser's step {step}, which no smaller micro-batch mends",
                 mend="a smaller adapter, or a machine with more memory; the same command goes on",
-            ) from failure
+            )
+        return None
+
+    def record(self, batch: Sequence[Numbered], loss: float, norm: float, rate: float) -> Metrics:
+        """Count a step that was taken on ``batch``, and write its row."""
+        position = self.state.position
         position.step += 1
         position.tokens += sum(len(row.example.input_ids) for row in batch)
-        return {"step": position.step, "loss": loss, "grad_norm": norm, "learning_rate": rate,
-                "tokens": position.tokens}  # fmt: skip
+        position.seconds = time.perf_counter() - self._began
+        row: Metrics = {
+            "step": position.step, "loss": loss, "grad_norm": norm, "learning_rate": rate, "tokens": position.tokens,
+            "seconds": round(position.seconds, 3),
+            "tokens_per_second": round(position.tokens / max(1e-9, position.seconds), 1),
+        }  # fmt: skip
+        self.log.add(row)
+        return row
 
-    def _validate(self, log: MetricsLog) -> bool:
-        """Validate if it is time, and at the end in any case; whether the adapter is the best so far."""
+    def validate(self, micro_batch: int) -> tuple[bool, int]:
+        """Validate if it is time, and at the end in any case.
+
+        Returns:
+            Whether the adapter is the best so far, and the rows at once that memory allowed.
+        """
         position, every = self.state.position, self.settings.validate_every or self.order.steps_per_epoch
         if self.validation is None or (position.step % every and position.step < self.steps):
-            return False
+            return False, micro_batch
         measure, batches = self.validation.measure, self.stepper.batches
-        loss, position.micro_batch = shrinking(
-            lambda size: measure(self.stepper.model, batches, size), position.micro_batch, self.note
+        loss, micro_batch = shrinking(
+            lambda size: measure(self.stepper.model, batches, size), micro_batch, self.note
         )
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the validation loss is {loss} after step {position.step}",
                 mend="a lower learning rate (train.learning_rate), max_grad_norm, or float32",
             )
-        log.add({"step": position.step, "validation_loss": loss})
-        return position.judge(loss)
+        self.log.add({"step": position.step, "validation_loss": loss})
+        return position.judge(loss), micro_batch
 
-    def _due(self, seconds: float) -> bool:
-        """Whether it is time for a checkpoint, ``seconds`` after the last one."""
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
         every, minutes = self.settings.checkpoint_every, self.settings.checkpoint_minutes
         by_step = every is not None and self.state.position.step % every == 0
-        return by_step or (minutes is not None and seconds >= 60 * minutes)
+        return by_step or (minutes is not None and time.perf_counter() - self._written >= 60 * minutes)
 
-    def _take_best(self) -> None:
+    def save(self, *, prune: bool = True) -> None:
+        """Write a checkpoint; ``prune`` removes those that are no longer kept."""
+        self.log.sync()
+        position = self.state.position
+        self.checkpoints.save(position.step, self.state.files(), best=position.best_step, prune=prune)
+        self._written = time.perf_counter()
+
+    def take_best(self) -> None:
         """Give the adapter the parameters that it had at the best validation."""
         best = self.state.position.best_step
         if best in (None, self.state.position.step):

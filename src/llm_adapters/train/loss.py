@@ -22,7 +22,12 @@ def labelled_tokens(labels: Sequence[int]) -> int:
 
 
 def summed_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Cross-entropy summed over the labelled tokens of a batch, padded or packed, in float32.
+    """Cross-entropy summed over the labelled tokens of a batch, padded or packed, in float32."""
+    return token_losses(model, batch).sum()
+
+
+def token_losses(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Cross-entropy (K,) of every labelled token of a batch, padded or packed, row after row, in float32.
 
     Logits are computed only at columns where some row has a label: for short prompts before long answers
     most of the vocabulary product is saved.
@@ -39,12 +44,12 @@ def summed_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         logits = model(**inputs, use_cache=False).logits[:, columns]
     wanted = targets[:, columns]
     kept = wanted != IGNORED
-    loss: Tensor = SummedCrossEntropy.apply(logits.flatten(0, 1) if bool(kept.all()) else logits[kept], wanted[kept])
-    return loss
+    losses: Tensor = CrossEntropy.apply(logits.flatten(0, 1) if bool(kept.all()) else logits[kept], wanted[kept])
+    return losses
 
 
-class SummedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of (K, V) logits, summed; its gradient takes the place of the logits.
+class CrossEntropy(torch.autograd.Function):
+    """Cross-entropy (K,) of (K, V) logits; its gradient takes the place of the logits.
 
     So one tensor of that size is held where the plain way holds the logits, their float32 copy, their log-softmax
     and the gradient. Where another backward needs the logits (soft-capping), they are copied first.
@@ -52,30 +57,30 @@ class SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        """The float32 sum of the K losses."""
+        """The K losses in float32."""
         overwritten = logits.dtype == torch.float32 and _is_free(logits)
         gradient = (logits if overwritten else logits.float().clone()).detach()
         ctx.dtype = logits.dtype
-        total = gradient.new_zeros(())
+        losses = gradient.new_empty(len(targets))
         lines = max(1, _CHUNK // logits.shape[1])
         for start in range(0, len(targets), lines):
             part, wanted = gradient[start : start + lines], targets[start : start + lines, None]
             part -= part.amax(1, keepdim=True)
             picked = part.gather(1, wanted)
             sums = part.exp_().sum(1, keepdim=True)
-            total += (sums.log() - picked).sum()
+            losses[start : start + lines] = (sums.log() - picked)[:, 0]
             if ctx.needs_input_grad[0]:
                 part /= sums
                 part.scatter_add_(1, wanted, part.new_full(wanted.shape, -1.0))
         ctx.gradient = gradient if ctx.needs_input_grad[0] else None
-        return total
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             raise RuntimeError("this loss has given its gradient away: a second backward pass is not possible")
-        return gradient.mul_(outer[0]).to(ctx.dtype), None
+        return gradient.mul_(outer[0][:, None]).to(ctx.dtype), None
 
 
 def _is_free(logits: Tensor) -> bool:

@@ -14,6 +14,7 @@ class Position:
         tokens: tokens read, padding not counted.
         seconds: wall time of the loop, over all sessions.
         micro_batch: rows that go through the model at once, as memory has allowed.
+        joint_rows: of a member of a cohort, rows of all members that do, if memory has not allowed what was asked.
         best_step, best_loss: the best validation so far.
         since_best: validations since then.
         resumed: the steps at which an interrupted training was gone on with.
@@ -23,6 +24,7 @@ class Position:
     tokens: int = 0
     seconds: float = 0.0
     micro_batch: int = 1
+    joint_rows: int | None = None
     best_step: int | None = None
     best_loss: float | None = None
     since_best: int = 0

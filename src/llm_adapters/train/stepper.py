@@ -44,8 +44,8 @@ class Stepper:
     """Model, optimiser and schedule of a training under way.
 
     Args:
-        micro_batch: rows that go through the model at once; it shrinks where memory runs out.
-        note: told when it does.
+        note: told when the micro-batch shrinks.
+        batches: how examples go through the model, if that is known already.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Stepper:
         steps: int,
         pad_id: int,
         note: Callable[[str], None],
+        batches: Batches | None = None,
     ) -> None:
         self.accelerator = Accelerator()
         # The recipe alone decides: a mixed precision from the environment, or from a Trainer that ran before in this
@@ -77,7 +78,7 @@ class Stepper:
         self.schedule = scheduler(self.plain_optimizer, steps=steps, warmup=settings.warmup, schedule=settings.schedule)
         self.model, self.optimizer = self.accelerator.prepare(model, self.plain_optimizer)
         plain = self.accelerator.unwrap_model(self.model)
-        self.batches = Batches(plain, pad_id=pad_id, device=self.device, packed=settings.packing)
+        self.batches = batches or Batches(plain, pad_id=pad_id, device=self.device, packed=settings.packing)
         if settings.gradient_checkpointing:
             plain.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -110,15 +111,24 @@ class Stepper:
 
         try:
             mean, size = shrinking(attempt, micro_batch, self.note)
-            limit = math.inf if self.settings.max_grad_norm is None else self.settings.max_grad_norm
-            norm = float(self.accelerator.clip_grad_norm_(self.parameters, limit))
-            if not math.isfinite(norm):
-                raise NotFinite(f"the gradient's norm is {norm}", [row for row, _ in batch])
-            self.optimizer.step()
+            norm = self.update(batch)
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
         return mean, norm, size
+
+    def update(self, batch: Sequence[Numbered]) -> float:
+        """Clip the gradients that ``batch`` gave and take the step; gives their norm before clipping.
+
+        Raises:
+            NotFinite: the gradient is no number; nothing was changed.
+        """
+        limit = math.inf if self.settings.max_grad_norm is None else self.settings.max_grad_norm
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, limit))
+        if not math.isfinite(norm):
+            raise NotFinite(f"the gradient's norm is {norm}", [row for row, _ in batch])
+        self.optimizer.step()
+        self.schedule.step()
+        return norm
 
     def _gradients(self, batch: Sequence[Numbered], size: int) -> float:
         """The mean loss over the batch's labelled tokens, and its gradients, from pieces of ``size`` rows."""

@@ -15,6 +15,7 @@ from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.digest import data_digest
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import DataError
+from llm_adapters.train.batches import Batches
 from llm_adapters.train.checkpoint import Checkpoints
 from llm_adapters.train.loop import Loop
 from llm_adapters.train.loss import labelled_tokens
@@ -99,15 +100,48 @@ def train(
         OutputError: a file cannot be written, or the checkpoints are another training's.
         Stopped: ``stop`` was asked; a checkpoint was written.
     """
+    loop = prepare(
+        model, adapter, examples, settings, learning_rate=learning_rate, pad_id=pad_id, seed=seed, folder=folder,
+        validation=validation, rows=rows, stop=stop, note=on_note or (lambda _text: None),
+    )  # fmt: skip
+    seed_all(seed)
+    was_training = model.training
+    model.train()
+    try:
+        loop.run(folder / "metrics.jsonl", on_step)
+    finally:
+        loop.stepper.close()
+        model.train(was_training)
+    return result_of(loop)
+
+
+def prepare(
+    model: nn.Module,
+    adapter: Adapter,
+    examples: Sequence[Encoded],
+    settings: TrainSection,
+    *,
+    learning_rate: float,
+    pad_id: int,
+    seed: int,
+    folder: Path,
+    validation: Sequence[Encoded],
+    rows: Sequence[int] | None,
+    stop: Stop | None,
+    note: Callable[[str], None],
+    batches: Batches | None = None,
+) -> Loop:
+    """A training that has not begun; see :func:`train`."""
     numbers = range(1, len(examples) + 1) if rows is None else rows
     kept = [Numbered(row, e) for row, e in zip(numbers, examples, strict=True) if _has_label(e)]
     judges = [example for example in validation if _has_label(example)]
     for given, used, what in ((examples, kept, "training"), (validation, judges, "validation")):
         if not used and (given or what == "training"):
             raise DataError(f"none of {len(given)} {what} examples has a label left", mend="raise data.max_length")
-    note = on_note or (lambda _text: None)
     steps = total_steps(len(kept), settings)
-    stepper = Stepper(model, adapter, settings, learning_rate=learning_rate, steps=steps, pad_id=pad_id, note=note)
+    stepper = Stepper(
+        model, adapter, settings, learning_rate=learning_rate, steps=steps, pad_id=pad_id, note=note, batches=batches
+    )
     recipe = json.dumps([settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT), learning_rate, seed])
     identity = {
         "training data": data_digest([row.example for row in kept]),
@@ -115,7 +149,7 @@ def train(
         "recipe": hashlib.sha256(recipe.encode()).hexdigest(),
     }
     position = Position(micro_batch=settings.micro_batch or settings.batch_size)
-    loop = Loop(
+    return Loop(
         settings=settings,
         steps=steps,
         examples=kept,
@@ -127,14 +161,11 @@ def train(
         stop=stop or Stop(),
         note=note,
     )
-    seed_all(seed)
-    was_training = model.training
-    model.train()
-    try:
-        losses = loop.run(folder / "metrics.jsonl", on_step)
-    finally:
-        stepper.close()
-        model.train(was_training)
+
+
+def result_of(loop: Loop) -> TrainResult:
+    """What a training that has ended took and gave."""
+    losses = loop.log.losses
     tenth = max(1, len(losses) // 10)
     first, last = (sum(part) / len(part) for part in (losses[:tenth], losses[-tenth:]))
     end = loop.state.position

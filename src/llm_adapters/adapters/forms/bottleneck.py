@@ -63,6 +63,10 @@ class Bottleneck(Form):
         self.nonlinearity = nonlinearity
         self.dropout = dropout
 
+    @property
+    def draws(self) -> bool:
+        return self.dropout > 0
+
     def forward(self, x: Tensor) -> Tensor:
         if self.norm_before is not None:
             x = _normalise(x, self.norm_before)

@@ -14,6 +14,11 @@ class Form(nn.Module, ABC):
     so that a half-precision base trains with full-precision adapter weights.
     """
 
+    @property
+    def draws(self) -> bool:
+        """Whether it may draw random numbers."""
+        return True
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """``x`` (B, T, d_in) → update (B, T, d_out)."""

@@ -25,13 +25,18 @@ class LowRank(Form):
         self.scale = scale
         self.dropout = dropout
 
+    @property
+    def draws(self) -> bool:
+        return self.dropout > 0
+
     def _down(self, x: Tensor) -> Tensor:
         if self.training and self.dropout:
             x = F.dropout(x, self.dropout)
         return F.linear(x, self.A.to(x.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self._down(x), self.B.to(x.dtype)) * self.scale
+        # The scale is applied to the rank, which is narrower than the output.
+        return F.linear(self._down(x) * self.scale, self.B.to(x.dtype))
 
     def add_to(self, out: Tensor, x: Tensor, *, fresh: bool) -> Tensor:
         # One fused product-and-add instead of product, scale, add: two passes fewer over (B, T, d_out).

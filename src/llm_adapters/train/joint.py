@@ -1,0 +1,99 @@
+"""One step of several adapters on one base: each micro-batch goes through the model once, for all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from llm_adapters.adapters.attach import route
+from llm_adapters.train.batches import Batches
+from llm_adapters.train.loss import labelled_tokens, token_losses
+from llm_adapters.train.stepper import NotFinite, Numbered
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one member brings to a joint step.
+
+    Attributes:
+        adapter: its name on the model.
+        batch: the examples of its step.
+        micro_batch: of them those that go through the model at once.
+    """
+
+    adapter: str
+    batch: Sequence[Numbered]
+    micro_batch: int
+
+
+def joint_gradients(model: Any, batches: Batches, parts: Sequence[Part], rows: int) -> list[float | NotFinite]:
+    """The gradients of every member's mean loss over the labelled tokens of its own batch.
+
+    Members share no parameter, so the gradient of the sum of their losses is each one's own.
+
+    Args:
+        model: with all adapters attached.
+        batches: how examples go through it.
+        parts: one a member.
+        rows: that go through the model at once, of all members together; one member's micro-batch may be no larger.
+
+    Returns:
+        Each member's loss; or what is wrong with it, and then its gradients are of no use.
+    """
+    pieces = [
+        [[part.batch[i] for i in piece] for piece in batches.pieces(_lengths(part.batch), min(part.micro_batch, rows))]
+        for part in parts
+    ]
+    totals = [sum(labelled_tokens(row.example.labels) for row in part.batch) for part in parts]
+    means, suspects = [0.0] * len(parts), [list[int]() for _ in parts]
+    for group in passes(pieces, rows):
+        names = [parts[member].adapter for member, _ in group]
+        with _routed(model, batches, names, [piece for _, piece in group]), batches.in_force():
+            losses = token_losses(model, batches.tensors([row.example for _, piece in group for row in piece]))
+            counts = [sum(labelled_tokens(row.example.labels) for row in piece) for _, piece in group]
+            shares = torch.stack([
+                own.sum() / totals[member] for (member, _), own in zip(group, losses.split(counts), strict=True)
+            ])  # fmt: skip
+            shares.sum().backward()
+        for (member, piece), value in zip(group, shares.tolist(), strict=True):
+            means[member] += value
+            if not math.isfinite(value):
+                suspects[member] += [row.row for row in piece]
+    return [
+        mean if math.isfinite(mean) else NotFinite(f"the loss is {mean}", of or [row.row for row in part.batch])
+        for mean, of, part in zip(means, suspects, parts, strict=True)
+    ]
+
+
+def passes(pieces: Sequence[Sequence[list[T]]], rows: int) -> Iterator[list[tuple[int, list[T]]]]:
+    """The pieces of all members as (member, piece), the first of each before the second of any.
+
+    Every pass holds at most ``rows`` rows, and at most one piece of a member.
+    """
+    for turn in range(max(map(len, pieces), default=0)):
+        group: list[tuple[int, list[T]]] = []
+        for member, own in enumerate(pieces):
+            if turn >= len(own):
+                continue
+            if sum(len(piece) for _, piece in group) + len(own[turn]) > rows and group:
+                yield group
+                group = []
+            group.append((member, own[turn]))
+        yield group
+
+
+def _routed(model: Any, batches: Batches, names: Sequence[str], pieces: Sequence[Sequence[Numbered]]) -> Any:
+    """Every member's rows, or in a packed row its tokens, through its own adapter."""
+    if batches.packed:
+        return route(model, names, tokens=[sum(_lengths(piece)) for piece in pieces])
+    return route(model, [name for name, piece in zip(names, pieces, strict=True) for _ in piece])
+
+
+def _lengths(rows: Sequence[Numbered]) -> list[int]:
+    return [len(row.example.input_ids) for row in rows]
