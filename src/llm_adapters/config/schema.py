@@ -89,7 +89,8 @@ class EvaluateSection(Strict):
     """What is evaluated before and after training, and how completions are made.
 
     ``batch_size`` empty is what fits into memory; ``max_new_tokens`` empty is each benchmark's own limit;
-    ``beams`` decodes the protocol ``paper`` with its 4 beams instead of greedily.
+    ``beams`` decodes the protocol ``paper`` with its 4 beams instead of greedily. ``forgetting`` is a text file, or
+    ``builtin``: the cross-entropy on it before and after training goes into the manifest.
     """
 
     data: str = "word-problems"
@@ -98,6 +99,7 @@ class EvaluateSection(Strict):
     max_new_tokens: Count | None = None
     beams: bool = False
     protocol: Literal["standard", "paper", "both", "likelihood"] = "standard"
+    forgetting: str | None = None
 
 
 def _parse_methods(value: object, info: ValidationInfo) -> object:

@@ -163,7 +163,8 @@ def evaluate_targets(
     record = {
         "targets": [[t.name, t.base, read_record(t.folder)["sha256"] if t.folder else ""] for t in targets],
         "suites": [[s.task.name, s.protocol.name, names[id(s.template)], data_digest(s.examples)] for s in suites],
-        "settings": settings.model_dump(exclude={"batch_size", "size", "data", "protocol"}) | {"dtype": dtype},
+        "settings": settings.model_dump(exclude={"batch_size", "size", "data", "protocol", "forgetting"})
+        | {"dtype": dtype},
     }
     rows = len(targets) * sum(len(suite.examples) for suite in suites)
     known = _recorded(folder, record, force=force)

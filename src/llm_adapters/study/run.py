@@ -22,6 +22,7 @@ from llm_adapters.data.encoding import Encoded, Template
 from llm_adapters.data.example import Example
 from llm_adapters.data.templates import get_template
 from llm_adapters.errors import Stopped
+from llm_adapters.evaluation.forgetting import measure_forgetting, plain_text
 from llm_adapters.evaluation.leaks import Leaks
 from llm_adapters.evaluation.runner import evaluate
 from llm_adapters.evaluation.score import Score, write_summary
@@ -90,6 +91,8 @@ def execute(
     ]
     rate = learning_rate(config)
     check_methods(config)
+    if asked.forgetting is not None:
+        plain_text(asked.forgetting)
     record = config.model_dump(mode="json")
     digests = {
         "training": data_digest(data.examples),
@@ -106,6 +109,7 @@ def execute(
         if suites:
             scores += run.score(suites, ADAPTER, leaks)
             write_summary(scores, [], folder / "eval" / "summary.json")
+        forgetting = run.forgetting(asked.forgetting) if score and asked.forgetting is not None else None
         manifest = {
             "config": record,
             "learning_rate": rate,
@@ -118,6 +122,7 @@ def execute(
                 "encoded": data_digest(encoded),
                 "test": data_digest(suites[0].examples if suites else []),
             },
+            "forgetting": forgetting,
             "seconds": round(before + time.perf_counter() - started, 1),
             "peak_memory_bytes": peak_memory_bytes(),
             **environment(),
@@ -205,6 +210,16 @@ class _Run:
         ]
         self.observer.end("; ".join(said))
         return scores
+
+    def forgetting(self, source: str) -> dict[str, Any]:
+        """What the base has forgotten, measured on plain text."""
+        self.observer.begin(f"reading plain text ({source})", None)
+        found = measure_forgetting(self.model, self.tokenizer, source, ADAPTER)
+        self.observer.end(
+            f"cross-entropy {found.before:.3f} → {found.after:.3f} nats a token "
+            f"({found.difference:+.3f}, 95 % interval {found.low:+.3f} to {found.high:+.3f})"
+        )
+        return asdict(found)
 
     def trained(
         self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float, stop: Stop | None
