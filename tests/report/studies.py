@@ -60,8 +60,8 @@ def write_run(folder: Path, axes: dict[str, str], base: dict[str, Any], tuned: d
     (folder / "adapter").mkdir()
     (folder / "adapter" / "adapter.safetensors").write_bytes(b"0" * 1000)
     scores = []
-    for name in tuned:
-        both = [*(rows(None, name, base[name]) if name in base else []), *rows("tuned", name, tuned[name])]
+    for name, right in tuned.items():
+        both = [*(rows(None, name, base[name]) if name in base else []), *rows("tuned", name, right)]
         (folder / "eval" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both))
         scores += [score(both, name, "standard", who) for who in ([None] if name in base else []) + ["tuned"]]
     write_summary(scores, [], folder / "eval" / "summary.json")

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from llm_adapters.cli import compare, data, evaluate, lm_eval, methods, report, run, sites, train
+from llm_adapters.cli import compare, data, evaluate, lm_eval, methods, report, run, sites, study, train
 from llm_adapters.errors import UserError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ for command in (run, train, evaluate, compare, report, sites, methods):
     app.command(command.NAME)(command.command)
 app.command(lm_eval.NAME, context_settings=lm_eval.SETTINGS)(lm_eval.command)
 app.add_typer(data.app, name=data.NAME)
+app.add_typer(study.app, name=study.NAME)
 INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt, without a word
 
 

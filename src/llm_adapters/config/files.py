@@ -54,39 +54,55 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
     Raises:
         ConfigError: an assignment has no ``=``, or leads through a value that has no fields.
     """
-    result = _without_other_methods_fields(data, assignments)
+    values: list[tuple[str, Any]] = []
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
-        keys = path.strip().split(".")
-        if not equals or not all(keys):
+        if not equals or not all(path.strip().split(".")):
             raise ConfigError(f"--set '{assignment}' is no assignment", mend="--set section.field=value")
         try:
-            value = yaml.safe_load(text)
+            values.append((path.strip(), yaml.safe_load(text)))
         except yaml.YAMLError as failure:
             raise ConfigError(f"--set '{assignment}': the value is not readable as YAML: {failure}") from failure
+        except ValueError as failure:
+            raise ConfigError(f"--set '{assignment}': {failure}") from failure
+    try:
+        return assign(data, values)
+    except ConfigError as failure:
+        given = next(text for text, (path, _) in zip(assignments, values, strict=True) if path == failure.given)
+        raise ConfigError(f"--set '{given}': {failure.problem}", mend=f"--set {failure.mend}") from failure
+
+
+def assign(data: dict[str, Any], values: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """``data`` with the fields ``a.b`` set to values, in order; another ``method`` drops the old one's fields.
+
+    Raises:
+        ConfigError: a path leads through a value that has no fields; ``given`` is the path.
+    """
+    result = _without_other_methods_fields(data, values)
+    for path, value in values:
+        keys = path.split(".")
         target = result
         for depth, key in enumerate(keys[:-1], start=1):
             inner = target.setdefault(key, {})
             if not isinstance(inner, dict):
+                above = ".".join(keys[:depth])
                 raise ConfigError(
-                    f"--set '{assignment}': '{'.'.join(keys[:depth])}' is {inner!r} and has no fields",
-                    mend=f"--set {'.'.join(keys[:depth])}=… sets it whole",
+                    f"'{above}' is {inner!r} and has no fields", given=path, mend=f"{above}=… sets it whole"
                 )
             target = inner
         target[keys[-1]] = value
     return result
 
 
-def _without_other_methods_fields(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+def _without_other_methods_fields(data: dict[str, Any], values: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """``data`` less the fields of methods that an assignment replaces by another method."""
     result: dict[str, Any] = _copy(data)
-    for assignment in assignments:
-        path, _, text = assignment.partition("=")
-        *section, last = path.strip().split(".")
+    for path, value in values:
+        *section, last = path.split(".")
         target: Any = result
         for key in section:
             target = target.get(key) if isinstance(target, dict) else None
-        if last == "method" and isinstance(target, dict) and target.get("method", "lora") != text.strip():
+        if last == "method" and isinstance(target, dict) and target.get("method", "lora") != value:
             target.clear()
     return result
 

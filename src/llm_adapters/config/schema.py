@@ -20,6 +20,7 @@ from llm_adapters.errors import ConfigError, MethodError
 
 Count = Annotated[int, Field(gt=0, strict=True)]
 Rate = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
 class ModelSection(Strict):
@@ -88,13 +89,16 @@ class TrainSection(Strict):
 class EvaluateSection(Strict):
     """What is evaluated before and after training, and how completions are made.
 
+    ``data`` is a benchmark, a group of them (``math``), a data file, or a list of these. ``size`` rows of each are
+    sampled by ``seed``, the run's own where it is empty.
     ``batch_size`` empty is what fits into memory; ``max_new_tokens`` empty is each benchmark's own limit;
     ``beams`` decodes the protocol ``paper`` with its 4 beams instead of greedily. ``forgetting`` is a text file, or
     ``builtin``: the cross-entropy on it before and after training goes into the manifest.
     """
 
-    data: str = "word-problems"
+    data: str | tuple[str, ...] = "word-problems"
     size: Count | None = 200
+    seed: Seed | None = None
     batch_size: Count | None = None
     max_new_tokens: Count | None = None
     beams: bool = False
@@ -120,7 +124,7 @@ class RunConfig(Strict):
     """One run: evaluate the base, train, evaluate again."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
-    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
+    seed: Seed = 0
     model: ModelSection = ModelSection()
     adapter: Annotated[Any, BeforeValidator(_parse_methods), WrapSerializer(_recipes)] = Field(
         default_factory=lambda: {"method": "lora"}

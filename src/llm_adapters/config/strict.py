@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llm_adapters.errors import ConfigError, UserError, nearest
+
+Mistakes = list[tuple[str, str]]
 
 
 class Strict(BaseModel):
@@ -37,8 +39,20 @@ class Strict(BaseModel):
             problems = [_explain(cls, issue) for issue in failure.errors()]
         if len(problems) == 1:
             raise error(f"{where}: {problems[0]}")
-        listed = [f"  - {problem}".replace("\n", "\n    ") for problem in problems]
-        raise error(f"{where}: {len(problems)} mistakes\n" + "\n".join(listed))
+        raise error(f"{where}: {len(problems)} mistakes\n{listed(problems)}")
+
+    @classmethod
+    def attempt(cls, data: Mapping[str, Any], *, context: dict[str, Any] | None = None) -> tuple[Self | None, Mistakes]:
+        """The record, or None and its mistakes: the first part of the field that each stands in, and a sentence."""
+        try:
+            return cls.model_validate(dict(data), context=context), []
+        except ValidationError as failure:
+            return None, [(str((*issue["loc"], "")[0]), _explain(cls, issue)) for issue in failure.errors()]
+
+
+def listed(problems: Iterable[str]) -> str:
+    """Mistakes, one a line."""
+    return "\n".join(f"  - {problem}".replace("\n", "\n    ") for problem in problems)
 
 
 def _explain(record: type[BaseModel], issue: Any) -> str:

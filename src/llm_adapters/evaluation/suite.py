@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm_adapters.config.schema import EvaluateSection
 from llm_adapters.data.encoding import Template
 from llm_adapters.data.example import Example
 from llm_adapters.data.sources import load_numbered
@@ -13,7 +14,7 @@ from llm_adapters.data.templates import get_template
 from llm_adapters.errors import DataError
 from llm_adapters.evaluation.families import Free
 from llm_adapters.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
-from llm_adapters.evaluation.task import Task, tasks
+from llm_adapters.evaluation.task import GROUPS, Task, expand, tasks
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,44 @@ class Suite:
             raise DataError(f"{source} has no options to choose among", mend="--protocol standard")
         return cls(task, examples, numbers, get_template(rules.template or template), rules)
 
+    @classmethod
+    def asked(cls, settings: EvaluateSection, seed: int, template: str) -> list[Suite]:
+        """The sets that a run evaluates, each under its protocols.
+
+        Args:
+            settings: of the run.
+            seed: of the run; the sample's, unless ``settings`` has one.
+            template: of the run.
+
+        Raises:
+            DataError: as :meth:`of`; or two sets would be written to one file.
+        """
+        named = (settings.data,) if isinstance(settings.data, str) else settings.data
+        sources = dict.fromkeys(s for name in named for s in (expand([name]) if name in GROUPS else [name]))
+        protocols = ("standard", "paper") if settings.protocol == "both" else (settings.protocol,)
+        seed = seed if settings.seed is None else settings.seed
+        suites = [cls.of(source, settings.size, seed, template, each) for source in sources for each in protocols]
+        check_files(suites)
+        return suites
+
     @property
     def file(self) -> str:
         """Name of its prediction file."""
         standard = self.protocol.name == "standard"
         return f"{self.task.name}.jsonl" if standard else f"{self.task.name}.{self.protocol.name}.jsonl"
+
+
+def check_files(suites: Sequence[Suite]) -> None:
+    """Refuse sets whose rows would be written to one file.
+
+    Raises:
+        DataError: there are such.
+    """
+    files = [suite.file for suite in suites]
+    if twice := sorted({name for name in files if files.count(name) > 1}):
+        raise DataError(
+            f"two sets would be written to one file: {', '.join(twice)}", mend="rename one of the data files"
+        )
 
 
 def _check_answers(examples: Sequence[Example], source: str) -> None:

@@ -94,8 +94,9 @@ def beside(points: Sequence[Configuration], model: str | None) -> Table:
     if any(row[-1] is not None for row in rows):
         of = f" {model}" if model else " of the same base"
         note += (
-            f" Published: Hu et al. 2023, Tables 3 and 4,{of} with the same method: one seed, no interval, protocol "
-            "paper, training data that hold many of the test questions. The difference's interval is this study's alone."
+            f" Published: Hu et al. 2023, Tables 3 and 4,{of} with the same method: one seed, no interval, "
+            "protocol paper, training data that hold many of the test questions. Intervals of differences are of this "
+            "study alone."
         )
     else:
         rows, heads = [row[:-2] for row in rows], heads[:-2]

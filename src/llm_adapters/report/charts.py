@@ -43,8 +43,8 @@ class Figure:
 
 
 def bars(
-    name: str, title: str, note: str, groups: Sequence[tuple[str, Sequence[tuple[int, Point]]]], names: Sequence[str],
-    axis: str,
+    name: str, title: str, note: str, groups: Sequence[tuple[str, Sequence[tuple[int, Point]]]], *,
+    names: Sequence[str], axis: str,
 ) -> Figure:  # fmt: skip
     """Horizontal bars in groups, with intervals as whiskers.
 
@@ -73,7 +73,7 @@ def bars(
         canvas.text(across(tick), bottom + 16, short(tick), "middle")
     for top, series, p in body:
         left, right = sorted((across(0.0), across(p.y)))
-        canvas.bar(left, top, right - left, 13, series, p.tip)
+        canvas.bar(left, right, top, series=series, tip=p.tip)
         middle = top + 6.5
         canvas.marks.append(
             f'<path d="M{across(p.low):.1f} {middle - 4:.1f} v8 m0 -4 H{across(p.high):.1f} m0 -4 v8" class="whisker"/>'
@@ -120,7 +120,7 @@ def points(
     canvas.text(15, TOP + PLOT / 2, axes[1], "middle", turned=True)
     if front:
         canvas.line([(across(p.x), up(p.y)) for p in front], "front")
-    for i, (_, own) in enumerate(series):
+    for i, (_, own) in enumerate(series):  # one without points keeps its colour for other figures
         colour = min(i, COLOURS)
         aside = 4 * (i - (len(series) - 1) / 2) if joined and whiskers else 0.0  # intervals at one x stay apart
         for p in own if whiskers else ():

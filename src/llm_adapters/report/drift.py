@@ -33,8 +33,8 @@ def drift(old: Collected, new: Collected) -> list[Table]:
         rows += [["trial", ", ".join(value for _, value in sorted(key)), there, here, None] for key in side]
     causes = Table(
         "drift-causes", f"What changed since {old.study.name}", ["kind", "what", "there", "here", "trials"], rows,
-        f"{len(both)} trials stand in both studies." if rows else
-        f"Nothing: {len(both)} trials stand in both studies, with the same recipe, data, template, versions and machine.",
+        f"{len(both)} trials stand in both studies"
+        + ("." if rows else ", with the same recipe, data, template, versions and machine: nothing changed."),
     )  # fmt: skip
     return [causes, _scores(old, new)]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from llm_adapters.report.charts import Figure, Point, bars, pareto, points
@@ -33,50 +34,73 @@ def figures(found: Collected, configurations: Sequence[Configuration]) -> list[F
         words = [axis for axis in axes if any(_size(value) is None for value in axes[axis])]
         for axis in (axis for axis in axes if len(words) < 2 or axis != words[0]):  # that one tells the series apart
             drawn += _axis(axis, [name for name in axes if name != axis], complete, protocol)
-        drawn += [_against(*cost, complete, protocol) for cost in _COSTS]
+        if len(complete) > 1:
+            drawn += [_against(*cost, complete, protocol) for cost in _COSTS]
     trained = leading or [point for point in configurations if point.runs]
     return [*drawn, *filter(None, [_losses(trained[:CURVES]), _forgetting(trained[:FORGETTING_BARS])])]
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """Configurations that differ on one axis, and on the one that tells the series apart (``by``), alone."""
+
+    name: str
+    title: str
+    note: str
+    axis: str
+    by: str | None
+    names: Sequence[str]
+    own: Sequence[Configuration]
+    protocol: str
+
+    def series(self, point: Configuration) -> int:
+        """The number of its series."""
+        return self.names.index(point.axes.get(self.by, "")) if self.by else 0
+
+    def bars(self) -> Figure:
+        """A group of bars for each value."""
+        groups: dict[str, list[tuple[int, Point]]] = {}
+        for point in self.own:
+            bar = (self.series(point), _point(point, self.protocol, 0.0))
+            groups.setdefault(point.axes[self.axis], []).append(bar)
+        ordered = [(value, sorted(group, key=lambda bar: bar[0])) for value, group in groups.items()]
+        return bars(
+            self.name, self.title, self.note, ordered, names=self.names if self.by else [],
+            axis=_measure(self.own, self.protocol),
+        )  # fmt: skip
+
+    def curves(self, sizes: Mapping[str, float]) -> Figure:
+        """A curve for each series."""
+        lines: dict[int, list[Point]] = {i: [] for i in range(len(self.names))}
+        for point in self.own:
+            lines[self.series(point)].append(_point(point, self.protocol, sizes[point.axes[self.axis]]))
+        drawn = [(self.names[i], sorted(line, key=lambda point: point.x)) for i, line in lines.items()]
+        return points(
+            self.name, self.title, self.note, drawn, (self.axis, _measure(self.own, self.protocol)),
+            log=max(sizes.values()) >= 8 * min(sizes.values()) > 0, joined=True, ticks=sorted(set(sizes.values())),
+        )  # fmt: skip
+
+
 def _axis(axis: str, others: Sequence[str], complete: Sequence[Configuration], protocol: str) -> list[Figure]:
     """Bars over an axis of words, curves over an axis of numbers; a panel for each point on the remaining axes."""
-    across = {point.axes.get(axis, "") for point in complete}
+    complete = [point for point in complete if axis in point.axes]
+    across = {point.axes[axis] for point in complete}
     sizes = {value: size for value in across if (size := _size(value)) is not None}
-    curve = len(sizes) == len(across)
     by = next((name for name in others if any(_size(point.axes.get(name, "")) is None for point in complete)), None)
     names = list(dict.fromkeys(point.axes.get(by, "") for point in complete)) if by else [axis]
     panels: dict[str, list[Configuration]] = {}
     for point in complete:
-        rest = [f"{name} {point.axes.get(name, '')}" for name in others if name != by]
+        rest = [f"{name} {point.axes[name]}" for name in others if name != by and name in point.axes]
         panels.setdefault(", ".join(rest), []).append(point)
-    shown = {rest: own for rest, own in panels.items() if len({point.axes.get(axis) for point in own}) > 1}
+    shown = {rest: own for rest, own in panels.items() if len({point.axes[axis] for point in own}) > 1}
     drawn = []
-    for i, (rest, own) in enumerate(islice(shown.items(), PANELS)):
-        title = f"Accuracy by {axis}" + (f" at {rest}" if rest else "")
-        note = _intervals(own) + (
-            f" {PANELS} of {len(shown)} panels are drawn." if len(shown) > PANELS and i == PANELS - 1 else ""
+    for i, (rest, own) in enumerate(islice(shown.items(), PANELS), 1):
+        kind, title = "curve" if len(sizes) == len(across) else "bars", f"Accuracy by {axis}"
+        note = _intervals(own) + (f" {PANELS} of {len(shown)} panels are drawn." if i == PANELS < len(shown) else "")
+        panel = _Panel(
+            f"{kind}-{_slug(axis)}-{i}", f"{title} at {rest}" if rest else title, note, axis, by, names, own, protocol
         )
-        name, placed = f"{'curve' if curve else 'bars'}-{_slug(axis)}-{i + 1}", [
-            (names.index(point.axes.get(by, "")) if by else 0, point) for point in own
-        ]  # fmt: skip
-        if curve:
-            lines = [
-                (label, sorted((_point(p, protocol, sizes[p.axes[axis]]) for j, p in placed if j == k), key=_x))
-                for k, label in enumerate(names)
-            ]
-            wide = max(sizes.values()) >= 8 * min(sizes.values()) > 0
-            drawn.append(
-                points(name, title, note, [line for line in lines if line[1]], (axis, _measure(own, protocol)),
-                       log=wide, joined=True, ticks=sorted(set(sizes.values())))
-            )  # fmt: skip
-        else:
-            values = list(dict.fromkeys(point.axes.get(axis, "") for point in own))
-            groups = [
-                (value, sorted(((j, _point(p, protocol, 0.0)) for j, p in placed if p.axes.get(axis, "") == value),
-                               key=lambda bar: bar[0]))
-                for value in values
-            ]  # fmt: skip
-            drawn.append(bars(name, title, note, groups, names if by else [], _measure(own, protocol)))
+        drawn.append(panel.curves(sizes) if kind == "curve" else panel.bars())
     return drawn
 
 
@@ -133,7 +157,7 @@ def _forgetting(leading: Sequence[Configuration]) -> Figure | None:
         return None
     return bars(
         "forgetting", "Forgetting", "Cross-entropy on plain text after training less before; to the right is worse. "
-        "Whiskers answer for the choice of text, not of the seed.", groups, [], "nats a token",
+        "Whiskers answer for the choice of text, not of the seed.", groups, names=[], axis="nats a token",
     )  # fmt: skip
 
 
@@ -141,10 +165,6 @@ def _point(configuration: Configuration, protocol: str, x: float) -> Point:
     value, (low, high) = configuration.results[protocol, MEAN].accuracy
     tip = f"{configuration.label}: {100 * value:.1f} ({100 * low:.1f}–{100 * high:.1f}), {configuration.seeds}"
     return Point(x, 100 * value, 100 * low, 100 * high, tip)
-
-
-def _x(point: Point) -> float:
-    return point.x
 
 
 def _size(value: str) -> float | None:

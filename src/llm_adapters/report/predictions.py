@@ -1,4 +1,4 @@
-"""Single predictions for the page: question, the base's answer, the tuned answer, of as many runs as a limit lets in."""
+"""Single predictions for the page: question, base's answer, tuned answer, of as many runs as a limit lets in."""
 
 from __future__ import annotations
 

@@ -53,17 +53,23 @@ def _accuracy(scores: list[dict[str, Any]]) -> list[str]:
             *rows,
         ]
     )
-    base, tuned = scores[0], [score for score in scores if score["protocol"] == scores[0]["protocol"]][-1]
-    if base is tuned:
+    first = [score for score in scores if score["protocol"] == scores[0]["protocol"]]
+    bases = {score["benchmark"]: score for score in first if score["adapter"] is None}
+    pairs = [(bases[score["benchmark"]], score) for score in first if score["adapter"] is not None]
+    verdicts = [_verdict(base, tuned, alone=len(pairs) == 1) for base, tuned in pairs]
+    if not verdicts:
         return [table]
+    return [table, " ".join([*verdicts, "One seed; the intervals cover the choice of test rows, not of the seed."])]
+
+
+def _verdict(base: dict[str, Any], tuned: dict[str, Any], *, alone: bool) -> str:
+    """Whether training changed the accuracy on one set, in a sentence."""
     apart = tuned["low"] > base["high"] or tuned["high"] < base["low"]
     points = 100 * (tuned["accuracy"] - base["accuracy"])
-    verdict = (
-        f"Training changed the accuracy by {points:+.1f} points; the intervals "
-        f"{'do not overlap' if apart else 'overlap, so this run alone does not show a difference'}. "
-        "One seed; the intervals cover the choice of test rows, not of the seed."
+    return (
+        f"Training changed the accuracy{'' if alone else ' on ' + tuned['benchmark']} by {points:+.1f} points; the "
+        f"intervals {'do not overlap' if apart else 'overlap, so this run alone does not show a difference'}."
     )
-    return [table, verdict]
 
 
 def _clean(score: dict[str, Any]) -> str:

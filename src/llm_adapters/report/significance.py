@@ -42,11 +42,11 @@ def significance(points: Sequence[Configuration]) -> Table | None:
             Number(p_corrected, f"{p_corrected:.2g}"), ", ".join(evidence) or "none",
         ])  # fmt: skip
     note = (
-        f"The {len(leading)} configurations with the highest mean and their base, protocol {names[0]}; runs of the same "
-        "seed are compared on the same rows. p: McNemar's exact test on the rows of all sets, and of several seeds the "
-        "largest p, so that a small one means a difference in every seed; then Holm's correction over the pairs. Sets "
-        "with evidence: the same within the pair, corrected over its sets. The interval is a paired bootstrap over rows, "
-        "with the error of the seeds if there are several. Leaders are chosen on the rows they are tested on."
+        f"The {len(leading)} configurations with the highest mean and their base, protocol {names[0]}; runs of the "
+        "same seed are compared on the same rows. p: McNemar's exact test on the rows of all sets, of several seeds "
+        "the largest, so that a small p means a difference in every seed; then Holm's correction over the pairs. Sets "
+        "with evidence: the same within the pair, corrected over its sets. The interval is a paired bootstrap over "
+        "rows, with the error of the seeds if there are several. Leaders are chosen on the rows they are tested on."
     )
     heads = ["A", "B", "seeds", "B - A, points", "p", "p, Holm", "sets with evidence"]
     return Table("significance", "Paired tests of the leading configurations", heads, rows, note)

@@ -16,17 +16,18 @@ from llm_adapters.report.drift import drift
 from llm_adapters.report.figures import figures
 from llm_adapters.report.method_comparison import method_comparison
 from llm_adapters.report.page import page
-from llm_adapters.report.pooled import Configuration, configurations, ranked
+from llm_adapters.report.pooled import Configuration, configurations, protocols, ranked
 from llm_adapters.report.predictions import LIMIT, Drill, drill_down
 from llm_adapters.report.reproducibility import reproducibility
 from llm_adapters.report.runs import run_table, unfinished_table
 from llm_adapters.report.section import Section, as_latex, as_markdown
 from llm_adapters.report.significance import significance
 from llm_adapters.report.table import Table, as_csv
-from llm_adapters.study.trials import StudyRecord
+from llm_adapters.study.trials import StudyRecord, TrialRecord
 
 FOLDER = "report"
 COMPARISON = "method_comparison.csv"
+_ONE_SEED = "**Every number comes from one seed.** Its interval answers for the choice of test rows alone."
 
 
 def write_study_report(
@@ -59,15 +60,11 @@ def write_study_report(
     model = known_model(beside) if beside else None
     found = collect(study)
     points = configurations(found)
-    runs, waiting = run_table(found, points), unfinished_table(found)
+    runs = run_table(found, points)
     sections = [
         Section("Summary", _summary(found, points)),
         *([Section("Drift", (), drift(collect(against), found))] if against else []),
-        Section("Accuracy", (), accuracy_tables(points, model)),
-        Section("Figures", (), figures(found, points)),
-        *(Section(table.title, (), [table]) for table in filter(None, _further(points))),
-        Section("Runs", (), [runs, *([waiting] if waiting else [])]),
-        Section("Reproducibility", _again(study), reproducibility(found)),
+        *_sections(found, points, runs, model),
     ]
     best = [run for point in ranked(points) for run in point.runs]
     rest = {id(run) for run in best}
@@ -87,8 +84,30 @@ def write_study_report(
     return folder
 
 
-def _further(points: Sequence[Configuration]) -> list[Table | None]:
-    return [significance(points), contamination(points), cost(points), forgetting(points)]
+def write_run_page(folder: Path) -> Path:
+    """Write ``report.html`` of one complete run: the page of a study with one trial."""
+    trial = TrialRecord(folder.resolve().name, {}, folder, "done")
+    found = collect(StudyRecord(trial.id, folder, {}, [trial], {}))
+    points = configurations(found)
+    runs = run_table(found, points)
+    sections = [Section("Summary", [_ONE_SEED]), *_sections(found, points, runs, None)]
+    path = folder / "report.html"
+    _write(path, page(f"Run {trial.id}", sections, drill_down(found.runs), filtered=runs, axes={}))
+    return path
+
+
+def _sections(found: Collected, points: Sequence[Configuration], runs: Table, model: str | None) -> list[Section]:
+    """All but the summary; a section without content is left out."""
+    further = (significance(points), contamination(points), cost(points), forgetting(points))
+    waiting = unfinished_table(found)
+    sections = [
+        Section("Accuracy", (), accuracy_tables(points, model) if protocols(points) else ()),
+        Section("Figures", (), figures(found, points)),
+        *(Section(table.title, (), [table]) for table in further if table is not None),
+        Section("Runs", (), [runs, *([waiting] if waiting else [])]),
+        Section("Reproducibility", _again(found.study), reproducibility(found)),
+    ]
+    return [section for section in sections if section.items]
 
 
 def _summary(found: Collected, points: Sequence[Configuration]) -> list[str]:
@@ -99,7 +118,7 @@ def _summary(found: Collected, points: Sequence[Configuration]) -> list[str]:
     if found.unfinished:
         said[0] += f" Without a result, and listed under Runs: {len(found.unfinished):,}."
     if alone == len(trained):
-        said.append("**Every number comes from one seed.** Its interval answers for the choice of test rows alone.")
+        said.append(_ONE_SEED)
     elif alone:
         said.append(f"{alone:,} of {len(trained):,} configurations were trained with one seed only; their rows say so.")
     else:

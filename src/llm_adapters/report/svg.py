@@ -10,8 +10,8 @@ from math import ceil, floor, log10
 WIDTH, LEFT, RIGHT, TOP = 460.0, 58.0, 14.0, 12.0
 COLOURS = 8
 """Series that have a colour and a shape of their own; further ones are grey."""
-LIGHT = "#0b62a4 #c4500a #0a7f5c #a8437f #6b5b00 #5b4bc4 #2f7a99 #8a3b3b #6b6b6b".split()
-DARK = "#6cb4ee #f2955b #4fc79c #e39ac2 #d6c34a #a99cf5 #86c8de #e08c8c #a0a0a0".split()
+LIGHT = ["#0b62a4", "#c4500a", "#0a7f5c", "#a8437f", "#6b5b00", "#5b4bc4", "#2f7a99", "#8a3b3b", "#6b6b6b"]
+DARK = ["#6cb4ee", "#f2955b", "#4fc79c", "#e39ac2", "#d6c34a", "#a99cf5", "#86c8de", "#e08c8c", "#a0a0a0"]
 STYLE = """
 svg.figure text { font: 13px system-ui, sans-serif; fill: var(--ink); }
 svg.figure .grid { stroke: var(--rule); stroke-width: 1; }
@@ -88,10 +88,10 @@ class Canvas:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self.marks.append(f'<polyline points="{path}" class="{style}" fill="none"/>')
 
-    def bar(self, x: float, y: float, width: float, height: float, series: int, tip: str) -> None:
-        """A rectangle."""
+    def bar(self, left: float, right: float, y: float, *, series: int, tip: str) -> None:
+        """A horizontal bar, 13 high."""
         self.marks.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" class="s{series}">'
+            f'<rect x="{left:.1f}" y="{y:.1f}" width="{max(right - left, 0.5):.1f}" height="13" class="s{series}">'
             f"<title>{escape(tip)}</title></rect>"
         )
 

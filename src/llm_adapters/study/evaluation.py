@@ -17,12 +17,12 @@ from llm_adapters.adapters.attach import attach
 from llm_adapters.adapters.store import read_record
 from llm_adapters.config.schema import EvaluateSection
 from llm_adapters.data.templates import TEMPLATES
-from llm_adapters.errors import AdapterError, DataError, OutputError
+from llm_adapters.errors import AdapterError, OutputError
 from llm_adapters.evaluation.leaks import Leaks, TrainingData
 from llm_adapters.evaluation.rows import read_rows
 from llm_adapters.evaluation.runner import decoded_alone, evaluate
 from llm_adapters.evaluation.score import Score, means, write_summary
-from llm_adapters.evaluation.suite import Suite
+from llm_adapters.evaluation.suite import Suite, check_files
 from llm_adapters.model import load_model
 from llm_adapters.study.folder import MANIFEST, fresh_folder, is_leftover, remove, write_whole
 from llm_adapters.study.manifest import data_digest, environment
@@ -151,19 +151,14 @@ def evaluate_targets(
     Raises:
         OutputError: the folder holds something else.
     """
-    files = [suite.file for suite in suites]
-    twice = sorted({name for name in files if files.count(name) > 1})
-    if twice:
-        raise DataError(
-            f"two sets would be written to one file: {', '.join(twice)}", mend="rename one of the data files"
-        )
+    check_files(suites)
     dtypes = {target.dtype for target in targets if target.name is not None}
     dtype = dtype or (dtypes.pop() if len(dtypes) == 1 else "auto")
     names = {id(template): name for name, template in TEMPLATES.items()}
     record = {
         "targets": [[t.name, t.base, read_record(t.folder)["sha256"] if t.folder else ""] for t in targets],
         "suites": [[s.task.name, s.protocol.name, names[id(s.template)], data_digest(s.examples)] for s in suites],
-        "settings": settings.model_dump(exclude={"batch_size", "size", "data", "protocol", "forgetting"})
+        "settings": settings.model_dump(exclude={"batch_size", "size", "seed", "data", "protocol", "forgetting"})
         | {"dtype": dtype},
     }
     rows = len(targets) * sum(len(suite.examples) for suite in suites)
@@ -191,7 +186,7 @@ def evaluate_targets(
         observer.begin("decoding some rows again, each alone", None)
         alone = decoded_alone(model, tokenizer, suites, settings=settings, folder=folder / "eval")
         observer.end(f"{alone['differ']} of {alone['rows']} differ")
-    averages = means([read_rows(folder / "eval" / file) for file in files])
+    averages = means([read_rows(folder / "eval" / file) for file in (suite.file for suite in suites)])
     write_summary(scores, averages, folder / "eval" / "summary.json")
     observer.end("done")
     manifest: dict[str, Any] = {

@@ -40,8 +40,12 @@ def fresh_folder(folder: Path, *, force: bool) -> Path:
 
 
 @contextmanager
-def exclusively(folder: Path) -> Iterator[None]:
+def exclusively(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder alone; a kill lets go of it. On file systems that know no locks nothing is held.
+
+    Args:
+        folder: that exists.
+        wait: until whoever holds it lets go.
 
     Raises:
         OutputError: another process holds it.
@@ -49,7 +53,7 @@ def exclusively(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise OutputError(
                 f"another process is writing into '{folder}'", mend="wait for it, or --out another/folder"

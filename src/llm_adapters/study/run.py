@@ -24,13 +24,15 @@ from llm_adapters.data.templates import get_template
 from llm_adapters.errors import Stopped
 from llm_adapters.evaluation.forgetting import measure_forgetting, plain_text
 from llm_adapters.evaluation.leaks import Leaks
+from llm_adapters.evaluation.rows import read_rows
 from llm_adapters.evaluation.runner import evaluate
-from llm_adapters.evaluation.score import Score, write_summary
+from llm_adapters.evaluation.score import Score, means, write_summary
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import empty_model, find_sites, load_model
 from llm_adapters.study.begun import open_run
 from llm_adapters.study.folder import MANIFEST, write_whole
 from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
+from llm_adapters.study.shared_base import take_over
 from llm_adapters.study.training_data import TrainingData
 from llm_adapters.train import Metrics, Stop, TrainResult, total_steps, train
 
@@ -65,6 +67,7 @@ def execute(
     force: bool = False,
     score: bool = True,
     stop: Stop | None = None,
+    base: Path | None = None,
 ) -> Path:
     """Carry out a run, or go on with it where the same run was interrupted in ``folder``.
 
@@ -75,6 +78,7 @@ def execute(
         force: start again, replacing an earlier run in ``folder``.
         score: evaluate before and after; otherwise train only.
         stop: asked after every training step whether to stop.
+        base: where runs that ask the base the same share what it answers; without it, this run asks it itself.
 
     Raises:
         UserError: anything that the user can mend, as far as possible before weights are loaded.
@@ -83,33 +87,30 @@ def execute(
     started = time.perf_counter()
     template = get_template(config.data.template)
     data = TrainingData.of(config.data, config.seed)
-    asked = config.evaluate
-    protocols = ("standard", "paper") if asked.protocol == "both" else (asked.protocol,)
-    suites = [
-        Suite.of(asked.data, asked.size, config.seed, config.data.template, protocol)
-        for protocol in (protocols if score else ())
-    ]
+    suites = Suite.asked(config.evaluate, config.seed, config.data.template) if score else []
     rate = learning_rate(config)
     check_methods(config)
-    if asked.forgetting is not None:
-        plain_text(asked.forgetting)
+    if config.evaluate.forgetting is not None:
+        plain_text(config.evaluate.forgetting)
     record = config.model_dump(mode="json")
+    asked = {suite.task.name: suite.examples for suite in suites}
     digests = {
         "training": data_digest(data.examples),
         "validation": data_digest(data.validation),
-        "test": data_digest(suites[0].examples) if suites else None,
+        "test": data_digest([example for examples in asked.values() for example in examples]) if suites else None,
     }
     with open_run(folder, record, digests, observer.note, force=force):
         run = _Run.prepare(config, template, folder, observer)
         encoded, judges = run.encode(data.examples, "training"), run.encode(data.validation, "validation")
         # What the best was chosen on counts as trained on.
         leaks = Leaks({ADAPTER: [*data.examples, *data.validation]}, suites)
+        shared = run.share_base(suites, base) if base is not None else 0.0
         scores = run.score(suites, None, leaks)
         result, before = run.trained(encoded, judges, data.rows, rate, stop)
         if suites:
             scores += run.score(suites, ADAPTER, leaks)
-            write_summary(scores, [], folder / "eval" / "summary.json")
-        forgetting = run.forgetting(asked.forgetting) if score and asked.forgetting is not None else None
+            averages = means([read_rows(folder / "eval" / suite.file) for suite in suites])
+            write_summary(scores, averages, folder / "eval" / "summary.json")
         manifest = {
             "config": record,
             "learning_rate": rate,
@@ -120,10 +121,10 @@ def execute(
                 "train": digests["training"],
                 "validation": digests["validation"],
                 "encoded": data_digest(encoded),
-                "test": data_digest(suites[0].examples if suites else []),
+                "test": digests["test"] or data_digest([]),
             },
-            "forgetting": forgetting,
-            "seconds": round(before + time.perf_counter() - started, 1),
+            "forgetting": run.forgetting() if score else None,
+            "seconds": round(before + time.perf_counter() - started - shared, 1),
             "peak_memory_bytes": peak_memory_bytes(),
             **environment(),
         }
@@ -193,26 +194,45 @@ class _Run:
         self.observer.end(f"{tokens:,} tokens" + (f"; {cut} examples cut at {data.max_length} tokens" if cut else ""))
         return encoded
 
+    def share_base(self, suites: Sequence[Suite], shared: Path) -> float:
+        """Take the base's predictions over from what is shared, or make them for all; gives the seconds it took."""
+        started = time.perf_counter()
+        if suites:
+            rows = sum(len(suite.examples) for suite in suites)
+            self.observer.begin("what the base answers, for all runs", rows)
+            take_over(
+                shared, self.folder / "eval", self.config, suites,
+                lambda folder: evaluate(
+                    self.model, self.tokenizer, suites, [None], settings=self.config.evaluate, folder=folder,
+                    on_row=self.observer.advance,
+                ),
+            )  # fmt: skip
+            self.observer.end(f"{rows} rows")
+        return time.perf_counter() - started
+
     def score(self, suites: Sequence[Suite], adapter: str | None, leaks: Leaks) -> list[Score]:
-        """Evaluate the base or the adapter on one set, under one protocol or two."""
+        """Evaluate the base or the adapter on every set."""
         if not suites:
             return []
         who, rows = "the base" if adapter is None else "the tuned model", sum(len(suite.examples) for suite in suites)
-        self.observer.begin(f"evaluating {who} on {rows} rows of {suites[0].task.name}", rows)
+        sets = ", ".join(dict.fromkeys(suite.task.name for suite in suites))
+        self.observer.begin(f"evaluating {who} on {rows} rows of {sets}", rows)
         scores = evaluate(
             self.model, self.tokenizer, suites, [adapter], settings=self.config.evaluate, folder=self.folder / "eval",
             leaked=leaks, on_row=self.observer.advance,
         )  # fmt: skip
         said = [
-            f"{each.accuracy:.1%} correct (95 % interval {each.low:.1%} to {each.high:.1%}), {each.unparsed} unparsed"
-            + (f", protocol {each.protocol}" if len(scores) > 1 else "")
+            (f"{each.benchmark}, {each.protocol}: " if len(scores) > 1 else "")
+            + f"{each.accuracy:.1%} correct (95 % interval {each.low:.1%} to {each.high:.1%}), {each.unparsed} unparsed"
             for each in scores
         ]
         self.observer.end("; ".join(said))
         return scores
 
-    def forgetting(self, source: str) -> dict[str, Any]:
-        """What the base has forgotten, measured on plain text."""
+    def forgetting(self) -> dict[str, Any] | None:
+        """What the base has forgotten, measured on plain text; None if that is not asked."""
+        if (source := self.config.evaluate.forgetting) is None:
+            return None
         self.observer.begin(f"reading plain text ({source})", None)
         found = measure_forgetting(self.model, self.tokenizer, source, ADAPTER)
         self.observer.end(

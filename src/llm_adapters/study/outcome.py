@@ -1,0 +1,53 @@
+"""What came out of a run that is complete, in one number."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_adapters.study.begun import differences
+from llm_adapters.study.folder import MANIFEST
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one run.
+
+    Attributes:
+        seconds: that it took, over all sessions.
+        score: by the study's objective; None where the run does not tell.
+    """
+
+    seconds: float
+    score: float | None
+
+
+def outcome(folder: Path, config: dict[str, Any], objective: str) -> Outcome | None:
+    """The outcome of the run in ``folder``; None unless it is complete, and the run of ``config``."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if differences(manifest["config"], config):
+        return None
+    return Outcome(manifest["seconds"], _score(folder, manifest, objective))
+
+
+def is_better(one: float, other: float, objective: str) -> bool:
+    """Whether a score beats another one: accuracies are high, losses low."""
+    return one > other if objective == "accuracy" else one < other
+
+
+def _score(folder: Path, manifest: dict[str, Any], objective: str) -> float | None:
+    if objective != "accuracy":
+        value = manifest["training"]["best_loss" if objective == "validation_loss" else "last_loss"]
+        return None if value is None else float(value)
+    summary = folder / "eval" / "summary.json"
+    if not summary.is_file():
+        return None
+    scores = json.loads(summary.read_text(encoding="utf-8"))["scores"]
+    # Under two protocols the first counts; over several sets the mean.
+    tuned = [s["accuracy"] for s in scores if s["adapter"] is not None and s["protocol"] == scores[0]["protocol"]]
+    return sum(tuned) / len(tuned) if tuned else None

@@ -1,0 +1,87 @@
+"""A study as it lies in its folder, for whoever reports on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm_adapters.errors import OutputError
+from llm_adapters.study.ledger import Entry, Ledger, State
+
+STUDY, RUNS = "study.yaml", "runs"
+"""Names in a study's folder: the study as resolved, and the folder of its runs."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One run of a study.
+
+    Attributes:
+        id: digest of its configuration.
+        axes: the label that it has on each axis; an axis that does not apply to it is missing.
+        folder: an ordinary run's folder; it may not exist yet.
+        status: where it is.
+        error: of a failed run.
+        seconds: of a run that is done, over all its sessions.
+    """
+
+    id: str
+    axes: dict[str, str]
+    folder: Path
+    status: State
+    error: str | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study.
+
+    Attributes:
+        name: of the study.
+        folder: where it lies.
+        axes: the labels of each axis, in the order of the plan.
+        trials: the runs of the present plan, in its order.
+        settings: the study as resolved.
+    """
+
+    name: str
+    folder: Path
+    axes: dict[str, list[str]]
+    trials: list[TrialRecord]
+    settings: dict[str, Any]
+
+
+def read_study(folder: Path) -> StudyRecord:
+    """The study in ``folder``, while it runs or after it.
+
+    Raises:
+        OutputError: there is none, or its files are damaged.
+    """
+    with Ledger(folder) as ledger:
+        entries = ledger.entries()
+    try:
+        settings = yaml.safe_load((folder / STUDY).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as failure:
+        raise OutputError(
+            f"'{folder / STUDY}' cannot be read: {failure}", mend="the command that began it"
+        ) from failure
+    axes: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        for axis, label in entry.axes.items():
+            axes.setdefault(axis, {})[label] = None
+    return StudyRecord(
+        settings["name"], folder, {axis: list(labels) for axis, labels in axes.items()},
+        [_record(entry, folder) for entry in entries], settings,
+    )  # fmt: skip
+
+
+def _record(entry: Entry, folder: Path) -> TrialRecord:
+    return TrialRecord(
+        entry.id, dict(entry.axes), folder / RUNS / entry.id, entry.state,
+        entry.detail.get("error") if entry.state == "failed" else None,
+        entry.detail.get("seconds") if entry.state == "done" else None,
+    )  # fmt: skip
