@@ -22,7 +22,7 @@ def command(config: ConfigFile = None, set_: Set = None, out: Out = None, force:
 
 def carry_out(config: Path | None, set_: list[str] | None, out: Path | None, *, force: bool, score: bool) -> None:
     """Read the configuration, execute the run, write its report and show the result."""
-    from llm_adapters.report import write_report
+    from llm_adapters.report import write_report, write_run_page
     from llm_adapters.study.run import execute, read_config
     from llm_adapters.train import Stop
 
@@ -37,6 +37,6 @@ def carry_out(config: Path | None, set_: list[str] | None, out: Path | None, *, 
         again = shlex.join(["llm-adapters", *(part for part in sys.argv[1:] if part != "--force")])
         typer.echo(f"{stopped}; to go on: {again}", err=True)
         return
-    report = write_report(folder)
+    report, page = write_report(folder), write_run_page(folder)
     table = [line for line in report.read_text(encoding="utf-8").split("## Cost")[0].splitlines()[1:] if line]
-    typer.echo("\n".join(["", *table, "", f"report: {report}", f"adapter: {folder / 'adapter'}"]))
+    typer.echo("\n".join(["", *table, "", f"report: {report}, {page}", f"adapter: {folder / 'adapter'}"]))

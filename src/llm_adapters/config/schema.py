@@ -96,7 +96,8 @@ class EvaluateSection(Strict):
     ``data`` is a benchmark, a group of them (``math``), a data file, or a list of these. ``size`` rows of each are
     sampled by ``seed``, the run's own where it is empty.
     ``batch_size`` empty is what fits into memory; ``max_new_tokens`` empty is each benchmark's own limit;
-    ``beams`` decodes the protocol ``paper`` with its 4 beams instead of greedily.
+    ``beams`` decodes the protocol ``paper`` with its 4 beams instead of greedily. ``forgetting`` is a text file, or
+    ``builtin``: the cross-entropy on it before and after training goes into the manifest.
     """
 
     data: str | tuple[str, ...] = "word-problems"
@@ -106,6 +107,7 @@ class EvaluateSection(Strict):
     max_new_tokens: Count | None = None
     beams: bool = False
     protocol: Literal["standard", "paper", "both", "likelihood"] = "standard"
+    forgetting: str | None = None
 
 
 def _parse_methods(value: object, info: ValidationInfo) -> object:

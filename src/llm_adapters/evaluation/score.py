@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llm_adapters.evaluation.outcomes import records
 from llm_adapters.evaluation.rows import Row
 from llm_adapters.evaluation.statistics import Interval, macro_mean, wilson
 
@@ -95,6 +96,11 @@ def clean_interval(score: Score) -> tuple[float, Interval] | None:
 
 
 def write_summary(scores: Sequence[Score], averages: Sequence[Mean], path: Path) -> None:
-    """``eval/summary.json``: ``scores``, one record a set, adapter and protocol, and ``means`` over sets."""
-    record = {"scores": [asdict(each) for each in scores], "means": [asdict(each) for each in averages]}
+    """``eval/summary.json``: ``scores``, one record a set, adapter and protocol, ``means`` over sets, and ``outcomes``,
+    a letter a row of the prediction files beside it."""
+    record = {
+        "scores": [asdict(each) for each in scores],
+        "means": [asdict(each) for each in averages],
+        "outcomes": records(path.parent),
+    }
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

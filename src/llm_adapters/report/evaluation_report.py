@@ -11,10 +11,11 @@ from typing import Any
 from llm_adapters.errors import DataError
 from llm_adapters.evaluation.compare import ALPHA, compare
 from llm_adapters.evaluation.paired import holm
-from llm_adapters.evaluation.published import TABLE_3, TABLE_4, published
+from llm_adapters.evaluation.published import published
 from llm_adapters.evaluation.rows import Row, read_rows
 from llm_adapters.evaluation.score import Mean, Score, clean_interval
 from llm_adapters.evaluation.statistics import pooled_seeds
+from llm_adapters.report.accuracy import known_model
 from llm_adapters.study.folder import MANIFEST
 
 Table = list[list[str]]
@@ -47,7 +48,7 @@ def write_evaluation_report(folder: Path, *, beside: str | None = None) -> Path:
         f"# Evaluation of {_counted(len({s.adapter for s in scores}), 'model')} on "
         f"{_counted(len({s.benchmark for s in scores}), 'set')}",
         _models(manifest),
-        _accuracy(scores, averages, _known(beside) if beside else None, methods),
+        _accuracy(scores, averages, known_model(beside) if beside else None, methods),
         _seeds(rows, manifest["adapters"], _protocols(scores)),
         *(_paired(rows, protocol) for protocol in _protocols(scores)),
         _how(manifest),
@@ -179,19 +180,6 @@ def _paired(rows: Sequence[Row], protocol: str) -> str:
 
 def _printed(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _known(model: str) -> str:
-    """The model as the paper writes it.
-
-    Raises:
-        DataError: the paper has no such model.
-    """
-    names = dict.fromkeys(row.model for row in (*TABLE_3, *TABLE_4) if row.method)
-    fitting = [name for name in names if name.casefold() == model.casefold()]
-    if not fitting:
-        raise DataError(f"the paper has no adapters of '{model}'", given=model, allowed=names)
-    return fitting[0]
 
 
 def _how(manifest: dict[str, Any]) -> str:

@@ -202,7 +202,7 @@ def evaluate_targets(
     record = {
         "targets": [[t.name, t.base, read_record(t.folder)["sha256"] if t.folder else ""] for t in targets],
         "suites": [[s.task.name, s.protocol.name, names[id(s.template)], data_digest(s.examples)] for s in suites],
-        "settings": settings.model_dump(exclude={"batch_size", "size", "seed", "data", "protocol"}) | how,
+        "settings": settings.model_dump(exclude={"batch_size", "size", "seed", "data", "protocol", "forgetting"}) | how,
     }
     rows = len(targets) * sum(len(suite.examples) for suite in suites)
     known = _recorded(folder, record, force=force)

@@ -22,6 +22,7 @@ from llm_adapters.data.encoding import Encoded, Template
 from llm_adapters.data.example import Example
 from llm_adapters.data.templates import get_template
 from llm_adapters.errors import Stopped
+from llm_adapters.evaluation.forgetting import measure_forgetting, plain_text
 from llm_adapters.evaluation.leaks import Leaks
 from llm_adapters.evaluation.rows import read_rows
 from llm_adapters.evaluation.runner import evaluate
@@ -91,6 +92,8 @@ def execute(
     suites = Suite.asked(config.evaluate, config.seed, config.data.template) if score else []
     rate = learning_rate(config)
     check_methods(config)
+    if config.evaluate.forgetting is not None:
+        plain_text(config.evaluate.forgetting)
     record = config.model_dump(mode="json")
     asked = {suite.task.name: suite.examples for suite in suites}
     digests = {
@@ -122,6 +125,7 @@ def execute(
                 "encoded": data_digest(encoded),
                 "test": digests["test"] or data_digest([]),
             },
+            "forgetting": run.forgetting() if score else None,
             "seconds": round(before + time.perf_counter() - started - shared, 1),
             "peak_memory_bytes": peak_memory_bytes(),
             **environment(),
@@ -230,6 +234,18 @@ class _Run:
         ]
         self.observer.end("; ".join(said))
         return scores
+
+    def forgetting(self) -> dict[str, Any] | None:
+        """What the base has forgotten, measured on plain text; None if that is not asked."""
+        if (source := self.config.evaluate.forgetting) is None:
+            return None
+        self.observer.begin(f"reading plain text ({source})", None)
+        found = measure_forgetting(self.model, self.tokenizer, source, ADAPTER)
+        self.observer.end(
+            f"cross-entropy {found.before:.3f} → {found.after:.3f} nats a token "
+            f"({found.difference:+.3f}, 95 % interval {found.low:+.3f} to {found.high:+.3f})"
+        )
+        return asdict(found)
 
     def trained(
         self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float, stop: Stop | None
