@@ -107,8 +107,13 @@ def test_workers_end_with_the_process_that_began_them(place: Path) -> None:
     folder = place / "orphans"
     command = _study(place, "orphans")
     _await(command, folder, 1)
-    children = psutil.Process(command.pid).children()
+    workers = [c for c in psutil.Process(command.pid).children() if "spawn_main" in " ".join(c.cmdline())]
+    assert len(workers) == 2
     command.kill()
+    began = time.monotonic()
+    while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
+        assert time.monotonic() - began < 30
+        time.sleep(0.05)
     command.communicate()
-    _, alive = psutil.wait_procs([c for c in children if "spawn_main" in " ".join(c.cmdline())], timeout=60)
-    assert alive == []
+    assert _done(folder) < 24
+    assert "stopped" in "".join(path.read_text() for path in (folder / "logs").iterdir())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from llm_adapters.study.run import Observer
@@ -31,9 +31,11 @@ class Early(Stop):
         """Whether anybody has asked."""
         return self.ended is not None or self.outer.asked
 
-    def deferred(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
         """As the user's own."""
-        return self.outer.deferred()
+        with self.outer.deferred():
+            yield
 
 
 class Rungs:

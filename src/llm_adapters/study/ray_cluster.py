@@ -69,7 +69,7 @@ class Ray:
         """How many runs more the cluster, as it is now, has room for; one at least, for a cluster that grows."""
         have = ray.cluster_resources()
         rooms = [int(have.get(kind, 0) // need) for kind, need in (("CPU", self.cpus), ("GPU", self.gpus)) if need]
-        return max(min(rooms, default=1), 1) - busy
+        return max(0, max(min(rooms, default=1), 1) - busy)  # a node that died leaves fewer rooms than runs
 
     def _record(self, ray: Any, worker: Worker, task: Any, entry: Entry) -> None:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class Adaptive:
         ids = {entry.id for entry in entries}
         for _ in range(_TRIES):
             asked = known.ask()
-            combination = walk(self.study, lambda name, block, asked=asked: _suggested(asked, name, block))
+            combination = walk(self.study, partial(_suggested, asked))
             problems = Problems(1)
             trial = (
                 attempt(self.study, combination, self.bases, problems) if is_kept(self.study, combination[0]) else None
