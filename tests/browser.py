@@ -110,6 +110,10 @@ def browser(profile: Path) -> Iterator[Browser]:
     try:
         yield Browser(to_write, from_read)
     finally:
-        process.kill()
-        process.wait()
+        os.write(to_write, json.dumps({"id": 0, "method": "Browser.close"}).encode() + b"\0")
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         os.close(to_write)

@@ -10,7 +10,7 @@ import pytest
 from browser import CHROMIUM, Browser, browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-FIRST = "[...document.querySelector('#table-runs').tBodies[0].rows].filter(r => !r.hidden).map(r => r.cells[{}].textContent)"
+CELLS = "[...document.querySelector('#table-runs').tBodies[0].rows].filter(r => !r.hidden).map(r => r.cells[{}])"
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def page(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Br
 
 def _column(page: Browser, name: str) -> list[str]:
     heads = page.do("[...document.querySelectorAll('#table-runs th')].map(th => th.textContent)")
-    return list(page.do(FIRST.format(heads.index(name))))
+    return list(page.do(CELLS.format(heads.index(name)) + ".map(cell => cell.textContent)"))
 
 
 def test_the_page_asks_for_nothing_and_complains_of_nothing(page: Browser, written: Path) -> None:
@@ -60,7 +60,9 @@ def test_a_run_opens_its_predictions_and_closes_by_escape(page: Browser) -> None
     page.do(f"{button}.click()")
     assert page.do("document.querySelector('#predictions').open")
     assert page.do("document.querySelectorAll('#rows article').length") == 25
-    assert "<img src=x" in page.do("document.querySelector('#rows article pre:last-of-type').closest('article').textContent")
+    assert "<img src=x" in page.do(
+        "document.querySelector('#rows article pre:last-of-type').closest('article').textContent"
+    )
     assert page.do("document.querySelectorAll('#rows img, #rows script').length") == 0
     show = "(f => {{ f.elements.kind.value = '{}'; f.dispatchEvent(new Event('input')); }})"
     page.do(show.format("lost") + "(document.querySelector('#predictions form'))")

@@ -23,8 +23,8 @@ def test_every_part_is_there_and_one_seed_says_so(written: Path) -> None:
     text = (written / "report.md").read_text()
     headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
     assert headings == [
-        "Summary", "Accuracy", "Figures", "Paired tests of the leading configurations", "What the training data give away",
-        "Cost", "Forgetting", "Runs", "Reproducibility",
+        "Summary", "Accuracy", "Figures", "Paired tests of the leading configurations",
+        "What the training data give away", "Cost", "Forgetting", "Runs", "Reproducibility",
     ]  # fmt: skip
     assert "12 of 13 trials have finished: 12 configurations." in text
     assert "**Every number comes from one seed.**" in text

@@ -5,7 +5,8 @@ from llm_adapters.report.table import SHOWN, Number, Range, Table, as_csv, latex
 
 TABLE = Table(
     "t", "A & B", ["a|b", "right", "n_1"],
-    [["x < y|z", Range(29.04, 23.2, 35.6), Number(1234, "1,234")], ["50 % → {b}", None, Number(0.5, "0.5")]], "Note #1.",
+    [["x < y|z", Range(29.04, 23.2, 35.6), Number(1234, "1,234")], ["50 % → {b}", None, Number(0.5, "0.5")]],
+    "Note #1.",
 )  # fmt: skip
 
 

@@ -90,8 +90,8 @@ def _axis(axis: str, others: Sequence[str], complete: Sequence[Configuration], p
     names = list(dict.fromkeys(point.axes.get(by, "") for point in complete)) if by else [axis]
     panels: dict[str, list[Configuration]] = {}
     for point in complete:
-        rest = [f"{name} {point.axes[name]}" for name in others if name != by and name in point.axes]
-        panels.setdefault(", ".join(rest), []).append(point)
+        left = [f"{name} {point.axes[name]}" for name in others if name != by and name in point.axes]
+        panels.setdefault(", ".join(left), []).append(point)
     shown = {rest: own for rest, own in panels.items() if len({point.axes[axis] for point in own}) > 1}
     drawn = []
     for i, (rest, own) in enumerate(islice(shown.items(), PANELS), 1):
