@@ -15,7 +15,7 @@ from llm_adapters.adapters.method import Method
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.train import Member, Stop, TrainResult, train, train_cohort
-from llm_adapters.train.cohort import Outcome
+from llm_adapters.train.member import Outcome
 from tiny import Letters, small, tiny_model
 from tiny_training import examples, noise
 

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from llm_adapters.errors import ConfigError
-from llm_adapters.study.run import learning_rate, read_config
+from llm_adapters.study.plan import learning_rate
+from llm_adapters.study.run import read_config
 
 
 def test_defaults_are_a_complete_run() -> None:

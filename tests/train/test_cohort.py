@@ -203,7 +203,8 @@ def test_out_of_memory_the_joint_pass_shrinks_and_dropout_draws_the_same(tmp_pat
         assert isinstance(outcome, TrainResult)
         assert outcome.micro_batch == 2
         alone(recipe, tmp_path / "alone")
-        found, wanted = ([row["loss"] for row in metrics(tmp_path / side / recipe.name)] for side in ("cohort", "alone"))
+        folders = (tmp_path / side / recipe.name for side in ("cohort", "alone"))
+        found, wanted = ([row["loss"] for row in metrics(folder)] for folder in folders)
         assert found == pytest.approx(wanted, rel=1e-5)
         position = json.loads((tmp_path / "cohort" / recipe.name / "checkpoints/step-6/position.json").read_text())
         assert position["position"]["joint_rows"] == 4

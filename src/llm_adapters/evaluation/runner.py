@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,35 +61,73 @@ def evaluate(
         leaked: which rows the training data give away.
         on_row: called with the number of rows that were finished.
     """
+    part = Part(suites, {name: name for name in adapters}, folder, leaked)
+    return evaluate_parts(model, tokenizer, [part], settings=settings, on_row=on_row)[0]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Sets that some adapters are asked, and where the rows go.
+
+    Attributes:
+        suites: the sets; parts that share one share what is answered to it.
+        adapters: by the name in the rows, the name on the model; None is the bare base.
+        folder: where the prediction files lie.
+        leaked: by the name in the rows, which rows the training data give away.
+    """
+
+    suites: Sequence[Suite]
+    adapters: Mapping[str | None, str | None]
+    folder: Path
+    leaked: Leaked = lambda _adapter, _suite: None
+
+
+def evaluate_parts(
+    model: Any,
+    tokenizer: Any,
+    parts: Sequence[Part],
+    *,
+    settings: EvaluateSection,
+    on_row: Callable[[int], None] | None = None,
+) -> list[list[Score]]:
+    """:func:`evaluate` for several folders at once: all in the same batches, and what is the same is answered once."""
     model.eval()
-    writers = [RowWriter(folder / suite.file) for suite in suites]
-    run = _Run(model, tokenizer, suites, settings)
-    todo: list[tuple[int, str | None, int]] = []
-    for i, (suite, writer) in enumerate(zip(suites, writers, strict=True)):
-        done = {(row["adapter"], row["row"]) for row in writer.rows}
-        todo += [(i, a, p) for a in adapters for p, number in enumerate(suite.numbers) if (a, number) not in done]
-    if on_row is not None:
-        on_row(sum(len(adapters) * len(suite.examples) for suite in suites) - len(todo))
-    for i, adapter, place, fields in run.answers(todo):
+    say = on_row or (lambda _rows: None)
+    suites = list({id(suite): suite for part in parts for suite in part.suites}.values())
+    places = {id(suite): i for i, suite in enumerate(suites)}
+    writers = [[RowWriter(part.folder / suite.file) for suite in part.suites] for part in parts]
+    wanted: dict[tuple[int, str | None, int], list[tuple[RowWriter, str | None]]] = {}
+    for part, own in zip(parts, writers, strict=True):
+        for suite, writer in zip(part.suites, own, strict=True):
+            done = {(row["adapter"], row["row"]) for row in writer.rows}
+            say(sum((name, number) in done for name in part.adapters for number in suite.numbers))
+            for name, adapter in part.adapters.items():
+                for place, number in enumerate(suite.numbers):
+                    if (name, number) not in done:
+                        wanted.setdefault((places[id(suite)], adapter, place), []).append((writer, name))
+    for i, adapter, place, fields in _Run(model, tokenizer, suites, settings).answers(list(wanted)):
         suite, example = suites[i], suites[i].examples[place]
-        writers[i].add({
-            "adapter": adapter, "benchmark": suite.task.name, "protocol": suite.protocol.name,
-            "row": suite.numbers[place], "question": example.instruction, "gold": example.answer, **fields,
-        })  # fmt: skip
-        if on_row is not None:
-            on_row(1)
-    for suite, writer in zip(suites, writers, strict=True):
-        known = {adapter: leaked(adapter, suite) for adapter in adapters}
+        for writer, name in wanted[i, adapter, place]:
+            writer.add({
+                "adapter": name, "benchmark": suite.task.name, "protocol": suite.protocol.name,
+                "row": suite.numbers[place], "question": example.instruction, "gold": example.answer, **fields,
+            })  # fmt: skip
+            say(1)
+    return [_scored(part, own) for part, own in zip(parts, writers, strict=True)]
+
+
+def _scored(part: Part, writers: Sequence[RowWriter]) -> list[Score]:
+    """Finish the files of a part: what leaked, the order of the rows, and the scores."""
+    scores = []
+    for suite, writer in zip(part.suites, writers, strict=True):
+        known = {name: part.leaked(name, suite) for name in part.adapters}
         for row in writer.rows:
             if row["adapter"] in known:
                 rows = known[row["adapter"]]
                 row["leaked"] = None if rows is None else row["row"] in rows
-    files = [writer.finish(adapters) for writer in writers]
-    return [
-        score(rows, suite.task.name, suite.protocol.name, adapter)
-        for suite, rows in zip(suites, files, strict=True)
-        for adapter in adapters
-    ]
+        rows_of_suite = writer.finish(list(part.adapters))
+        scores += [score(rows_of_suite, suite.task.name, suite.protocol.name, name) for name in part.adapters]
+    return scores
 
 
 def decoded_alone(

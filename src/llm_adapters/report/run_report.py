@@ -95,6 +95,8 @@ def _training(manifest: dict[str, Any]) -> str:
         ("peak memory", f"{manifest['peak_memory_bytes'] / 2**30:.2f} GiB"),
         ("device", f"{manifest['hardware']['device']}, {manifest['hardware']['threads']} threads"),
     ]
+    if members := manifest.get("cohort", {}).get("members"):
+        lines.append(("time and memory", f"of a cohort of {len(members)}, trained at once"))
     return "## Cost\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in lines)
 
 

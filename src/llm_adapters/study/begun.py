@@ -20,7 +20,13 @@ _OTHERWISE = "--out another/folder, or --force to replace the run in it"
 
 @contextmanager
 def open_run(
-    folder: Path, config: Mapping[str, Any], data: Mapping[str, str | None], note: Callable[[str], None], *, force: bool
+    folder: Path,
+    config: Mapping[str, Any],
+    data: Mapping[str, str | None],
+    note: Callable[[str], None],
+    *,
+    force: bool,
+    cohort: Mapping[str, Any] | None = None,
 ) -> Iterator[None]:
     """Hold a run's folder: a fresh one, or that of the same run, interrupted.
 
@@ -30,6 +36,7 @@ def open_run(
         data: digests of what is read, None for what is not.
         note: told when a run is gone on with, and what is no longer as it was.
         force: start again, whatever run lies there.
+        cohort: what trains together, if more than this run does; a member may go on alone, but in no other cohort.
 
     Raises:
         OutputError: the folder holds a complete run, another one, something else, or is in use.
@@ -39,16 +46,21 @@ def open_run(
     if not there:
         fresh_folder(folder, force=force)
     with exclusively(folder):
-        if not there or force or not _goes_on(folder, config, data, note):
+        if not there or force or not _goes_on(folder, config, data, note, cohort):
             fresh_folder(folder, force=force)
-            write_whole(folder / BEGUN, json.dumps({"data": data, **environment()}, indent=2) + "\n")
+            begun = {"data": data, "cohort": cohort, **environment()}
+            write_whole(folder / BEGUN, json.dumps(begun, indent=2) + "\n")
             # The configuration comes last: from then on there is something to go on with.
             write_whole(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         yield
 
 
 def _goes_on(
-    folder: Path, config: Mapping[str, Any], data: Mapping[str, str | None], note: Callable[[str], None]
+    folder: Path,
+    config: Mapping[str, Any],
+    data: Mapping[str, str | None],
+    note: Callable[[str], None],
+    cohort: Mapping[str, Any] | None,
 ) -> bool:
     if (folder / MANIFEST).exists():
         raise OutputError(f"'{folder}' holds a complete run", mend=_OTHERWISE)
@@ -74,6 +86,13 @@ def _goes_on(
     if changed:
         raise OutputError(
             f"the {' and the '.join(changed)} data changed since the run in '{folder}' began", mend=_OTHERWISE
+        )
+    if cohort is not None and begun.get("cohort") != cohort:
+        among = begun.get("cohort")
+        others = f"a cohort of {', '.join(among['members'])} with {among['rows']} rows" if among else "no cohort"
+        raise OutputError(
+            f"the run in '{folder}' began in {others}",
+            mend=f"the same members and --rows go on with it, or llm-adapters run with this one alone; {_OTHERWISE}",
         )
     for entry in folder.iterdir():
         if is_leftover(entry):

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llm_adapters.errors import OutputError
+from llm_adapters.train.failure import FAILED
 
 MANIFEST = "manifest.json"
 _FILES = {
     "begun.json", "config.yaml", "evaluation.json", "metrics.jsonl", "report.md", "report.html", "training.json",
-    MANIFEST,
+    FAILED, MANIFEST,
 }  # fmt: skip
 _FOLDERS = {"adapter", "checkpoints", "eval"}
 

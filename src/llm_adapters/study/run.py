@@ -13,8 +13,6 @@ import torch
 
 from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.attach import attach, detach
-from llm_adapters.adapters.base import Base
-from llm_adapters.adapters.fingerprint import fingerprint
 from llm_adapters.adapters.method import methods, parse_method
 from llm_adapters.config.files import override, read_yaml
 from llm_adapters.config.schema import RunConfig
@@ -22,20 +20,18 @@ from llm_adapters.data.encoding import Encoded, Template
 from llm_adapters.data.example import Example
 from llm_adapters.data.templates import get_template
 from llm_adapters.errors import Stopped
-from llm_adapters.evaluation.forgetting import measure_forgetting, plain_text
+from llm_adapters.evaluation.forgetting import measure_forgetting
 from llm_adapters.evaluation.leaks import Leaks
 from llm_adapters.evaluation.rows import read_rows
 from llm_adapters.evaluation.runner import evaluate
 from llm_adapters.evaluation.score import Score, means, write_summary
 from llm_adapters.evaluation.suite import Suite
-from llm_adapters.model import empty_model, find_sites, load_model
+from llm_adapters.model import load_model
 from llm_adapters.model.quantised_linears import parameter_count
-from llm_adapters.model.quantization import check_quantization
 from llm_adapters.study.begun import open_run
 from llm_adapters.study.folder import MANIFEST, write_whole
-from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
+from llm_adapters.study.plan import Plan
 from llm_adapters.study.shared_base import take_over
-from llm_adapters.study.training_data import TrainingData
 from llm_adapters.train import Metrics, Stop, TrainResult, total_steps, train
 
 ADAPTER = "tuned"
@@ -87,76 +83,27 @@ def execute(
         Stopped: ``stop`` was asked; the same call goes on.
     """
     started = time.perf_counter()
-    template = get_template(config.data.template)
-    data = TrainingData.of(config.data, config.seed)
-    suites = Suite.asked(config.evaluate, config.seed, config.data.template) if score else []
-    rate = learning_rate(config)
-    check_methods(config)
-    if config.evaluate.forgetting is not None:
-        plain_text(config.evaluate.forgetting)
-    record = config.model_dump(mode="json")
-    asked = {suite.task.name: suite.examples for suite in suites}
-    digests = {
-        "training": data_digest(data.examples),
-        "validation": data_digest(data.validation),
-        "test": data_digest([example for examples in asked.values() for example in examples]) if suites else None,
-    }
-    with open_run(folder, record, digests, observer.note, force=force):
-        run = _Run.prepare(config, template, folder, observer)
+    plan = Plan.of(config, score=score)
+    data, suites = plan.data, plan.suites
+    with open_run(folder, plan.record, plan.digests, observer.note, force=force):
+        run = _Run.prepare(config, plan.template, folder, observer)
         encoded, judges = run.encode(data.examples, "training"), run.encode(data.validation, "validation")
         # What the best was chosen on counts as trained on.
         leaks = Leaks({ADAPTER: [*data.examples, *data.validation]}, suites)
         shared = run.share_base(suites, base) if base is not None else 0.0
         scores = run.score(suites, None, leaks)
-        result, before = run.trained(encoded, judges, data.rows, rate, stop)
+        result, before = run.trained(encoded, judges, data.rows, plan.rate, stop)
         if suites:
             scores += run.score(suites, ADAPTER, leaks)
             averages = means([read_rows(folder / "eval" / suite.file) for suite in suites])
             write_summary(scores, averages, folder / "eval" / "summary.json")
-        manifest = {
-            "config": record,
-            "learning_rate": rate,
-            "training": asdict(result),
-            "parameters": {"trained": run.adapter.count(), "base": run.base_parameters},
-            "base": fingerprint(run.adapter.base),
-            "data": {
-                "train": digests["training"],
-                "validation": digests["validation"],
-                "encoded": data_digest(encoded),
-                "test": digests["test"] or data_digest([]),
-            },
-            "forgetting": run.forgetting() if score else None,
-            "seconds": round(before + time.perf_counter() - started - shared, 1),
-            "peak_memory_bytes": peak_memory_bytes(),
-            **environment(),
-        }
+        manifest = plan.manifest(
+            run.adapter, result, encoded, base_parameters=run.base_parameters,
+            forgetting=forgetting(config, run.model, run.tokenizer, ADAPTER, observer) if score else None,
+            seconds=before + time.perf_counter() - started - shared,
+        )  # fmt: skip
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return folder
-
-
-def check_methods(config: RunConfig) -> None:
-    """Refuse methods that do not fit the model, from its configuration alone: before weights are loaded.
-
-    Raises:
-        SiteError, MethodError, ModelError, MissingExtraError: as loading and attaching would.
-    """
-    check_quantization(config.model.quantization)
-    model = empty_model(config.model.source, trust_remote_code=config.model.trust_remote_code)
-    base = Base(model, find_sites(model))
-    for method in config.adapter:
-        method.count(base)
-
-
-def learning_rate(config: RunConfig) -> float:
-    """The recipe's learning rate for these methods; where it names none, the methods' own.
-
-    A composed adapter is trained at one rate: the smallest of its methods'.
-    """
-    given = config.train.learning_rate
-    if isinstance(given, float):
-        return given
-    rates = given or {}
-    return min(rates.get(method.name(), type(method).learning_rate) for method in config.adapter)
 
 
 @dataclass(frozen=True)
@@ -187,18 +134,7 @@ class _Run:
         return cls(config, template, folder, observer, model, tokenizer, adapter, total)
 
     def encode(self, examples: Sequence[Example], what: str) -> list[Encoded]:
-        if not examples:
-            return []
-        self.observer.begin(f"encoding {len(examples)} {what} examples", None)
-        data = self.config.data
-        encoded = [
-            self.template.encode(self.tokenizer, example, max_length=data.max_length, train_on=data.train_on)
-            for example in examples
-        ]
-        cut = sum(example.truncated for example in encoded)
-        tokens = sum(len(example.input_ids) for example in encoded)
-        self.observer.end(f"{tokens:,} tokens" + (f"; {cut} examples cut at {data.max_length} tokens" if cut else ""))
-        return encoded
+        return encode(self.config, self.tokenizer, examples, what, self.observer)
 
     def share_base(self, suites: Sequence[Suite], shared: Path) -> float:
         """Take the base's predictions over from what is shared, or make them for all; gives the seconds it took."""
@@ -227,25 +163,8 @@ class _Run:
             self.model, self.tokenizer, suites, [adapter], settings=self.config.evaluate, folder=self.folder / "eval",
             leaked=leaks, on_row=self.observer.advance,
         )  # fmt: skip
-        said = [
-            (f"{each.benchmark}, {each.protocol}: " if len(scores) > 1 else "")
-            + f"{each.accuracy:.1%} correct (95 % interval {each.low:.1%} to {each.high:.1%}), {each.unparsed} unparsed"
-            for each in scores
-        ]
-        self.observer.end("; ".join(said))
+        self.observer.end(in_words(scores))
         return scores
-
-    def forgetting(self) -> dict[str, Any] | None:
-        """What the base has forgotten, measured on plain text; None if that is not asked."""
-        if (source := self.config.evaluate.forgetting) is None:
-            return None
-        self.observer.begin(f"reading plain text ({source})", None)
-        found = measure_forgetting(self.model, self.tokenizer, source, ADAPTER)
-        self.observer.end(
-            f"cross-entropy {found.before:.3f} → {found.after:.3f} nats a token "
-            f"({found.difference:+.3f}, 95 % interval {found.low:+.3f} to {found.high:+.3f})"
-        )
-        return asdict(found)
 
     def trained(
         self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float, stop: Stop | None
@@ -288,6 +207,52 @@ class _Run:
             pad_id=self.tokenizer.pad_token_id, seed=self.config.seed, folder=self.folder, validation=judges,
             rows=rows, stop=stop, on_step=on_step, on_note=self.observer.note,
         )  # fmt: skip
-        best = f"; best validation {result.best_loss:.3f} after step {result.best_step}" if result.best_step else ""
-        self.observer.end(f"{result.steps} steps, loss {result.first_loss:.3f} → {result.last_loss:.3f}{best}")
+        self.observer.end(result_in_words(result))
         return result
+
+
+def encode(
+    config: RunConfig, tokenizer: Any, examples: Sequence[Example], what: str, observer: Observer
+) -> list[Encoded]:
+    """Examples as a run trains on them, with a word on what was cut."""
+    if not examples:
+        return []
+    observer.begin(f"encoding {len(examples)} {what} examples", None)
+    data, template = config.data, get_template(config.data.template)
+    encoded = [
+        template.encode(tokenizer, example, max_length=data.max_length, train_on=data.train_on) for example in examples
+    ]
+    cut = sum(example.truncated for example in encoded)
+    tokens = sum(len(example.input_ids) for example in encoded)
+    observer.end(f"{tokens:,} tokens" + (f"; {cut} examples cut at {data.max_length} tokens" if cut else ""))
+    return encoded
+
+
+def in_words(scores: Sequence[Score]) -> str:
+    """Accuracies in one line."""
+    return "; ".join(
+        (f"{each.benchmark}, {each.protocol}: " if len(scores) > 1 else "")
+        + f"{each.accuracy:.1%} correct (95 % interval {each.low:.1%} to {each.high:.1%}), {each.unparsed} unparsed"
+        for each in scores
+    )
+
+
+def result_in_words(result: TrainResult) -> str:
+    """What came of a training in one line."""
+    best = f"; best validation {result.best_loss:.3f} after step {result.best_step}" if result.best_step else ""
+    return f"{result.steps} steps, loss {result.first_loss:.3f} → {result.last_loss:.3f}{best}"
+
+
+def forgetting(
+    config: RunConfig, model: Any, tokenizer: Any, adapter: str, observer: Observer
+) -> dict[str, Any] | None:
+    """What the base has forgotten under an adapter, measured on plain text; None if that is not asked."""
+    if (source := config.evaluate.forgetting) is None:
+        return None
+    observer.begin(f"reading plain text ({source})", None)
+    found = measure_forgetting(model, tokenizer, source, adapter)
+    observer.end(
+        f"cross-entropy {found.before:.3f} → {found.after:.3f} nats a token "
+        f"({found.difference:+.3f}, 95 % interval {found.low:+.3f} to {found.high:+.3f})"
+    )
+    return asdict(found)

@@ -1,7 +1,8 @@
 """Training: the loop, its schedule, its checkpoints."""
 
-from llm_adapters.train.cohort import Member, train_cohort
+from llm_adapters.train.cohort import train_cohort
 from llm_adapters.train.failure import FAILED
+from llm_adapters.train.member import Member
 from llm_adapters.train.metrics import Metrics
 from llm_adapters.train.order import total_steps
 from llm_adapters.train.stop import Stop

@@ -3,53 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.attach import engine_of, route
-from llm_adapters.adapters.streams import Stream
-from llm_adapters.config.schema import TrainSection
-from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import Stopped, TrainingError
 from llm_adapters.train.batches import Batches
-from llm_adapters.train.failure import FAILED, read_failure, write_failure
 from llm_adapters.train.joint import Part, joint_gradients
-from llm_adapters.train.loop import Loop
+from llm_adapters.train.member import Member, Outcome, Seat
 from llm_adapters.train.memory import shrinking
 from llm_adapters.train.metrics import Metrics
-from llm_adapters.train.randomness import RandomState, seed_all
-from llm_adapters.train.stepper import NotFinite
+from llm_adapters.train.stepper import NotFinite, Numbered
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.together import common_step, draws_of_its_own
 from llm_adapters.train.training import TrainResult, prepare, result_of
-
-
-@dataclass(frozen=True)
-class Member:
-    """One training of a cohort: what :func:`~llm_adapters.train.training.train` takes.
-
-    Attributes:
-        adapter: attached and freshly initialised, the same way every time.
-        ended: the steps after which an earlier session saw it end, if one did; its result is kept elsewhere.
-    """
-
-    adapter: Adapter
-    examples: Sequence[Encoded]
-    settings: TrainSection
-    learning_rate: float
-    seed: int
-    folder: Path
-    validation: Sequence[Encoded] = ()
-    rows: Sequence[int] | None = None
-    ended: int | None = None
-
-
-Outcome = TrainResult | TrainingError | None
-"""What came of a member; None if it ended in an earlier session."""
 
 
 def train_cohort(
@@ -91,7 +60,7 @@ def train_cohort(
     """
     largest = max(member.settings.micro_batch or member.settings.batch_size for member in members)
     was_training = model.training
-    seats: list[_Seat] = []
+    seats: list[Seat] = []
     try:
         cohort = _Cohort(model, seats, rows or largest, stop or Stop(), on_step, on_end, on_note)
         for index, member in enumerate(members):
@@ -109,61 +78,28 @@ def train_cohort(
     return [seat.outcome for seat in seats]
 
 
-class _Seat:
-    """A member's place, and its random numbers: in a cohort every member has its own."""
-
-    def __init__(self, index: int, member: Member, loop: Loop) -> None:
-        self.index, self.member, self.loop = index, member, loop
-        self.name = member.adapter.name
-        self.outcome: Outcome = None
-        failure = read_failure(member.folder)
-        self.failed = None if failure is None or member.ended is not None else failure
-        self.ended = member.ended if self.failed is None else self.failed[0]
-        self.begun = False
-        seed_all(member.seed)
-        self._take_random()
-
-    def _take_random(self) -> None:
-        self.random = RandomState.take(self.member.adapter.base.device)
-        self.stream = Stream(self.random.tensors)
-
-    def begin(self, step: int) -> None:
-        """Go on from the checkpoint of ``step``, or begin with 0."""
-        (self.member.folder / FAILED).unlink(missing_ok=True)
-        self.loop.begin(self.member.folder / "metrics.jsonl", self.loop.checkpoints.back_to(step))
-        self.begun = True
-        if step:
-            self._take_random()
-
-    def save(self) -> None:
-        """Write a checkpoint, as the training alone would."""
-        RandomState(self.random.plain, self.stream.state).restore()
-        self.loop.save(prune=False)
-
-    def fail(self, failure: TrainingError, step: int) -> None:
-        """Leave the cohort: the failure goes to disk at once, so that no other session waits for this member."""
-        self.outcome = failure
-        write_failure(self.member.folder, step, str(failure))
-
-    def close(self) -> None:
-        if self.begun:
-            self.loop.log.close()
-
-
 @dataclass
 class _Cohort:
-    """The members, and the order of what happens to them; see ``Loop`` for that of one."""
+    """The members, and the order of what happens to them; see ``Loop`` for that of one.
+
+    Attributes:
+        seats: of all members.
+        active: of them those that train.
+        rows: that go through the model at once, as memory has allowed.
+    """
 
     model: nn.Module
-    seats: list[_Seat]
+    seats: list[Seat]
     rows: int
     stop: Stop
     on_step: Callable[[int, Metrics], None]
     on_end: Callable[[int, TrainResult], None]
     note: Callable[[str], None]
+    active: list[Seat] = field(default_factory=list)
 
     @property
     def batches(self) -> Batches:
+        """How examples go through the model, for all members."""
         return self.seats[0].loop.stepper.batches
 
     def seat(self, index: int, member: Member, pad_id: int, *, packed: bool) -> None:
@@ -174,100 +110,113 @@ class _Cohort:
                 pad_id=pad_id, seed=member.seed, folder=member.folder, validation=member.validation,
                 rows=member.rows, stop=self.stop, note=self.note, batches=self.batches if self.seats else None,
             )  # fmt: skip
-        self.seats.append(_Seat(index, member, loop))
+        self.seats.append(Seat(index, member, loop))
         self.batches.packed &= packed
 
     def run(self) -> None:
-        start = common_step([(seat.loop.checkpoints, seat.ended) for seat in self.seats], self.note)
-        active: list[_Seat] = []
-        for seat in self.seats:
-            if seat.ended is not None and seat.ended <= start:
-                seat.outcome = None if seat.failed is None else TrainingError(seat.failed[1])
-                continue
-            position = seat.loop.state.position
-            position.micro_batch = min(position.micro_batch, max(1, self.rows // len(self.seats)))
-            seat.begin(start)
-            self.rows = min(self.rows, seat.loop.state.position.joint_rows or self.rows)
-            active.append(seat)
-        engine_of(self.model).streams = {seat.name: seat.stream for seat in active}
-        active = self._finish(active)
+        """Train to the end, from the last step that all have a checkpoint of."""
+        self._begin(common_step([(seat.loop.checkpoints, seat.ended) for seat in self.seats], self.note))
+        self._finish()
         with self.stop.deferred():
-            while active:
-                stayed = self._step(active)
-                best = [seat.index for seat in stayed if self._validate(seat)]
-                left = len(stayed) < len(active)
-                active = [seat for seat in stayed if seat.outcome is None]
-                ending = left or len(active) < len(stayed) or any(seat.loop.ended for seat in active)
-                asked = self.stop.asked
-                if best or ending or asked or any(seat.loop.due() for seat in active):
-                    self._save(active)
-                step = max((seat.loop.state.position.step for seat in active), default=0)
-                active = self._finish(active)
+            while self.active:
+                before = len(self.active)
+                self._step()
+                step = self.active[0].loop.state.position.step if self.active else 0
+                best = [seat.index for seat in self.active if self._validate(seat)]
+                self.active = [seat for seat in self.active if seat.outcome is None]
+                ending = len(self.active) < before or any(seat.loop.ended for seat in self.active)
+                asked = self.stop.asked  # once: a signal may come between two looks
+                if best or ending or asked or any(seat.loop.due() for seat in self.active):
+                    self._save()
+                self._finish()
                 if asked:
                     raise Stopped(f"stopped after step {step} of the cohort")
 
-    def _step(self, active: Sequence[_Seat]) -> list[_Seat]:
-        """One step of every member; gives those that could take it."""
-        batches = [seat.loop.batch() for seat in active]
-        before = [seat.stream.state for seat in active]
+    def _begin(self, step: int) -> None:
+        """Let all members go on from ``step``, but for those that had ended by then."""
+        for seat in self.seats:
+            if seat.ended is not None and seat.ended <= step:
+                seat.outcome = None if seat.failed is None else TrainingError(seat.failed[1])
+                seat.loop.checkpoints.prune()  # a kill may have come before
+                continue
+            position = seat.loop.state.position
+            position.micro_batch = min(position.micro_batch, max(1, self.rows // len(self.seats)))
+            seat.begin(step)
+            self.active.append(seat)
+        self.rows = min([self.rows, *(seat.loop.state.position.joint_rows or self.rows for seat in self.active)])
+        engine_of(self.model).streams = {seat.name: seat.stream for seat in self.active}
+
+    def _step(self) -> None:
+        """One step of every member; those that cannot take it leave."""
+        batches = [seat.loop.batch() for seat in self.active]
+        before = [seat.stream.state for seat in self.active]
 
         def attempt(rows: int) -> list[float | NotFinite]:
-            for seat, batch, state in zip(active, batches, before, strict=True):
+            for seat, state in zip(self.active, before, strict=True):
                 seat.stream.state = state
                 seat.loop.stepper.optimizer.zero_grad(set_to_none=True)
-            torch.manual_seed(active[0].loop.state.position.step)  # of what the base itself may draw
+            torch.manual_seed(self.active[0].loop.state.position.step)  # of what the base itself may draw
             parts = [
                 Part(seat.name, batch, seat.loop.state.position.micro_batch)
-                for seat, batch in zip(active, batches, strict=True)
+                for seat, batch in zip(self.active, batches, strict=True)
             ]
             return joint_gradients(self.model, self.batches, parts, rows)
 
         losses, rows = shrinking(attempt, self.rows, self.note)
-        stayed = []
-        for seat, batch, loss in zip(active, batches, losses, strict=True):
-            stepper, position, rate = seat.loop.stepper, seat.loop.state.position, seat.loop.stepper.learning_rate
-            if rows < self.rows:
-                position.joint_rows, position.micro_batch = rows, min(position.micro_batch, rows)
-            try:
-                if isinstance(loss, NotFinite):
-                    raise loss
-                norm = stepper.update(batch)
-            except (NotFinite, RuntimeError) as failure:
-                told = seat.loop.explained(failure, rate)
-                if told is None:
-                    raise
-                if isinstance(failure, RuntimeError):  # memory is everybody's
-                    raise told from failure
-                seat.fail(told, position.step + 1)
-            else:
-                self.on_step(seat.index, seat.loop.record(batch, loss, norm, rate))
-                stayed.append(seat)
-            finally:
-                stepper.optimizer.zero_grad(set_to_none=True)
-        self.rows = rows
-        return stayed
+        self._shrink(rows)
+        for seat, batch, loss in zip(self.active, batches, losses, strict=True):
+            self._update(seat, batch, loss)
+        self.active = [seat for seat in self.active if seat.outcome is None]
 
-    def _validate(self, seat: _Seat) -> bool:
+    def _update(self, seat: Seat, batch: Sequence[Numbered], loss: float | NotFinite) -> None:
+        """One member's step, whose gradients are there."""
+        stepper, rate = seat.loop.stepper, seat.loop.stepper.learning_rate
+        try:
+            if isinstance(loss, NotFinite):
+                raise loss
+            norm = stepper.update(batch)
+        except (NotFinite, RuntimeError) as failure:
+            told = seat.loop.explained(failure, rate)
+            if told is None:
+                raise
+            if isinstance(failure, RuntimeError):  # memory is everybody's
+                raise told from failure
+            seat.fail(told, seat.loop.state.position.step + 1)
+        else:
+            self.on_step(seat.index, seat.loop.record(batch, loss, norm, rate))
+        finally:
+            stepper.optimizer.zero_grad(set_to_none=True)
+
+    def _validate(self, seat: Seat) -> bool:
         """Validate a member if it is time; whether it is the best so far."""
         try:
             with route(self.model, seat.name):
-                best, self.rows = seat.loop.validate(self.rows)
+                best, rows = seat.loop.validate(self.rows)
         except TrainingError as failure:
             seat.fail(failure, seat.loop.state.position.step)
             return False
+        self._shrink(rows)
         return best
 
-    def _save(self, active: Sequence[_Seat]) -> None:
+    def _shrink(self, rows: int) -> None:
+        """Remember that memory allows ``rows`` rows at once, also over a kill."""
+        for seat in self.active if rows < self.rows else ():
+            position = seat.loop.state.position
+            position.joint_rows, position.micro_batch = rows, min(position.micro_batch, rows)
+        self.rows = rows
+
+    def _save(self) -> None:
         """Write checkpoints of all members, and only then remove old ones: one step that all have is always there."""
-        for seat in active:
+        for seat in self.active:
             seat.save()
-        for seat in active:
+        for seat in self.active:
             seat.loop.checkpoints.prune()
 
-    def _finish(self, active: Sequence[_Seat]) -> list[_Seat]:
-        """Let those leave that have ended, whose last checkpoint is written; gives the others."""
-        for seat in [each for each in active if each.loop.ended]:
+    def _finish(self) -> None:
+        """Let those leave that have ended, whose last checkpoint is written."""
+        for seat in [each for each in self.active if each.loop.ended]:
+            seat.loop.checkpoints.prune()  # a kill may have come before
             seat.loop.take_best()
             seat.outcome = result_of(seat.loop)
             self.on_end(seat.index, seat.outcome)
-        return [seat for seat in active if seat.outcome is None]
+        self.active = [seat for seat in self.active if seat.outcome is None]

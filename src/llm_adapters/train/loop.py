@@ -138,9 +138,7 @@ class Loop:
         if self.validation is None or (position.step % every and position.step < self.steps):
             return False, micro_batch
         measure, batches = self.validation.measure, self.stepper.batches
-        loss, micro_batch = shrinking(
-            lambda size: measure(self.stepper.model, batches, size), micro_batch, self.note
-        )
+        loss, micro_batch = shrinking(lambda size: measure(self.stepper.model, batches, size), micro_batch, self.note)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the validation loss is {loss} after step {position.step}",
