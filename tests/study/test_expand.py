@@ -168,3 +168,11 @@ def test_a_mistake_in_the_axes(place: Path, axes: dict[str, Any], said: str) -> 
 
 def test_conditions_that_leave_nothing_are_refused(place: Path) -> None:
     assert "leave no run" in _refused(place, exclude=[{"method": ["lora", "series"]}])
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [({"evaluate": False}, "accuracy cannot be the objective"), ({"objective": "validation_loss"}, "on 4 of 4 runs")],
+)
+def test_an_objective_that_no_run_could_tell_is_refused(place: Path, sections: dict[str, Any], said: str) -> None:
+    assert said in _refused(place, **sections)

@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -14,6 +14,10 @@ from typer.core import TyperGroup
 from llm_adapters.cli.options import Set
 from llm_adapters.cli.progress import Progress
 from llm_adapters.errors import Stopped
+
+if TYPE_CHECKING:
+    from llm_adapters.study.prepare import Prepared
+    from llm_adapters.study.processes import Executor
 
 NAME, RUN = "study", "run"
 
@@ -40,15 +44,22 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default studies/NAME.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, run nothing.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that carry out runs.")] = 1,
+    cohort: Annotated[
+        int | None, typer.Option(min=2, help="Train so many runs that share base and data together, on one base.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on a Ray cluster: its address, auto, or local.")
+    ] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs a run, with --ray.")] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take up failed runs again.")] = False,
 ) -> None:
     """Carry out a study, go on with it, or extend it: only what is not done yet runs."""
     from llm_adapters.study.ledger import Ledger
     from llm_adapters.study.prepare import open_study, prepare
-    from llm_adapters.study.processes import Executor, InProcess, Processes
     from llm_adapters.train import Stop
 
     prepared = prepare(file, set_)
+    executor = _executor(prepared, workers, cohort, ray, gpus)
     folder = out or Path("studies") / prepared.study.name
     if dry_run:
         _plan(prepared)
@@ -59,7 +70,6 @@ def run(
             if retry_failed:
                 with Ledger(folder) as ledger:
                     progress.note(f"{ledger.retry_failed()} failed runs are taken up again")
-            executor: Executor = InProcess() if workers == 1 else Processes(workers)
             executor.run(folder, progress, stop)
         except Stopped as stopped:
             again = shlex.join(["llm-adapters", *sys.argv[1:]])
@@ -78,7 +88,7 @@ def status(
 
     while True:
         if watch and sys.stdout.isatty():
-            typer.clear()
+            typer.echo("\033[2J\033[H", nl=False)  # an empty screen
         _show(folder)
         counts = read_status(folder).counts if watch else {}
         if not counts.get("waiting") and not counts.get("running"):
@@ -86,24 +96,64 @@ def status(
         time.sleep(5)
 
 
-def _plan(prepared: Any) -> None:
+def _executor(prepared: Prepared, workers: int, cohort: int | None, ray: str | None, gpus: float) -> Executor:
+    """Who carries the runs out.
+
+    Raises:
+        ConfigError: they exclude each other.
+    """
+    from llm_adapters.errors import ConfigError
+    from llm_adapters.study.cohorts import Cohorts
+    from llm_adapters.study.processes import InProcess, Processes
+    from llm_adapters.study.ray_cluster import Ray
+    from llm_adapters.study.search import Adaptive
+
+    asked = [name for name, given in (("--workers", workers > 1), ("--cohort", cohort), ("--ray", ray)) if given]
+    if len(asked) > 1:
+        raise ConfigError(f"{' and '.join(asked)} exclude each other", mend="one of them")
+    if prepared.study.file.search:
+        if asked:
+            raise ConfigError(f"a search proposes one run after the other, not with {asked[0]}",
+                              mend="type the command several times: they share the study")  # fmt: skip
+        return Adaptive(prepared.study, prepared.bases)
+    if ray is not None:
+        return Ray(None if ray == "local" else ray, gpus=gpus)
+    if cohort is not None:
+        return Cohorts(cohort)
+    return Processes(workers) if workers > 1 else InProcess()
+
+
+def _plan(prepared: Prepared) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from llm_adapters.study.prediction import predict
+
+    predicted = predict(prepared.trials, lambda text: typer.echo(f"{text} …", err=True))
     axes = list(dict.fromkeys(axis for trial in prepared.trials for axis in trial.axes))
-    table = Table("run", *axes, "trained", "steps", "rows", box=None)
-    for trial in prepared.trials:
+    costs = () if predicted is None else ("training", "memory")
+    table = Table("run", *axes, "trained", "steps", "rows", *costs, box=None)
+    for number, trial in enumerate(prepared.trials):
+        cost = () if predicted is None else (
+            _duration(predicted[number].seconds), f"{predicted[number].peak_bytes / 2**30:.1f} GiB"
+        )  # fmt: skip
         table.add_row(
             trial.id, *(trial.axes.get(axis, "–") for axis in axes), f"{trial.parameters:,}", str(trial.steps),
-            str(trial.rows),
+            str(trial.rows), *cost,
         )  # fmt: skip
     console = Console(width=None if sys.stdout.isatty() else 200)
+    if prepared.study.file.search:
+        typer.echo(f"a search of {prepared.study.file.search.runs} runs; some that it may propose:")
     console.print(table)
     for trial in prepared.trials:
         if trial.chosen:
             typer.echo(f"{trial.id}: {trial.chosen}")
     steps, rows = (sum(values) for values in zip(*((t.steps, t.rows) for t in prepared.trials), strict=True))
     typer.echo(f"\n{len(prepared.trials)} runs, {steps:,} steps, {rows:,} rows evaluated, and those of the base once")
+    if predicted is not None:
+        typer.echo(
+            f"training takes about {_duration(sum(each.seconds for each in predicted))}, one run after the other"
+        )
 
 
 def _show(folder: Path) -> None:

@@ -85,6 +85,8 @@ def _refuse(study: Study, budget: Budget) -> None:
     Raises:
         ConfigError: the measure cannot be predicted, or an axis is nothing but the size.
     """
+    if budget.like is not None and study.file.search:
+        raise ConfigError("a search knows no run that the others could be 'like'", mend="budget: {to: 2000000}")
     if budget.match not in _MEASURES:
         raise ConfigError(
             f"budget.match '{budget.match}' would have to be measured: nothing predicts it within "

@@ -18,6 +18,7 @@ from llm_adapters.study.bases import Bases
 from llm_adapters.study.fields import check_field, with_fields
 from llm_adapters.study.spec import Study
 
+_CHECKED = 64  # combinations of a search
 _DRAWS = 200  # for every run asked for at random, before saying that there are not so many
 
 
@@ -111,7 +112,9 @@ def combinations(study: Study) -> list[Combination]:
     ranged = [axis for axis, blocks in study.axes.items() if any(block.range for block in blocks)]
     if file.random:
         return _drawn(study, file.random)
-    if ranged and not file.search:
+    if file.search:
+        return _sampled(study)
+    if ranged:
         raise ConfigError(f"axis '{ranged[0]}' is a range, which has no end of values", mend="random: 20, or a search")
     kept = [each for each in grid(study.axes) if is_kept(study, each[0])]
     if not kept:
@@ -142,6 +145,8 @@ def attempt(study: Study, combination: Combination, bases: Bases, problems: Prob
         problems.add(text, axes)
     if config is None:
         return None
+    if study.file.objective == "validation_loss" and config.data.validation is None:
+        problems.add("the objective validation_loss needs validation data\n  mend:    data.validation: 100", axes)
     try:
         parameters = bases.count(config.model, config.adapter)
     except UserError as failure:
@@ -183,6 +188,15 @@ def _values_of(study: Study, axis: str, axes: Mapping[str, str]) -> dict[str, It
     if axis not in study.axes:
         return None
     return {name: f for block in study.axes[axis] if fits(axes, block.when) for name, f in block.values.items()}
+
+
+def _sampled(study: Study) -> list[Combination]:
+    """Some of what a search may propose, to be checked before it begins."""
+    drawn = (draw(study.axes, stable_random("search", i)) for i in range(_CHECKED))
+    kept = {json.dumps(axes): (axes, fields) for axes, fields in drawn if is_kept(study, axes)}
+    if not kept:
+        raise ConfigError("'where' and 'exclude' leave hardly a run to a search", mend="loosen them")
+    return list(kept.values())
 
 
 def _drawn(study: Study, count: int) -> list[Combination]:

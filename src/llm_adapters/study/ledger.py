@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+from llm_adapters.config.schema import RunConfig
 from llm_adapters.errors import OutputError
 from llm_adapters.study.workers import is_alive
 
 FILE = "ledger.sqlite"
 State = Literal["waiting", "running", "done", "failed"]
-Kind = Literal["claimed", "released", "done", "failed", "retry"]
+Kind = Literal["claimed", "released", "done", "failed", "ended", "retry"]
+"""``ended``: early, because others were better. It counts as failed, and is not taken up again."""
 _STATES: Mapping[str | None, State] = {
-    None: "waiting", "claimed": "running", "released": "waiting", "done": "done", "failed": "failed", "retry": "waiting"
+    None: "waiting", "claimed": "running", "released": "waiting", "done": "done", "failed": "failed",
+    "ended": "failed", "retry": "waiting"
 }  # fmt: skip
 _TABLES = """
 CREATE TABLE IF NOT EXISTS trials (
@@ -40,6 +43,17 @@ SELECT t.id, t.axes, t.config, t.planned, e.kind, e.worker, e.at, e.detail,
 FROM trials t LEFT JOIN events e ON e.number = (SELECT MAX(number) FROM events m WHERE m.trial = t.id)
 ORDER BY t.place, t.id
 """
+
+
+class Proposal(Protocol):
+    """A run that may be planned."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def axes(self) -> dict[str, str]: ...
+    @property
+    def config(self) -> RunConfig: ...
 
 
 @dataclass(frozen=True)
@@ -122,14 +136,27 @@ class Ledger:
         now = {id_ for id_, _, _ in trials}
         return len(now - known), len(before - now)
 
-    def add(self, id_: str, axes: Mapping[str, str], config: Mapping[str, Any]) -> None:
-        """Plan one run more."""
+    def propose(self, worker: str, limit: int, make: Callable[[list[Entry]], Proposal]) -> list[Entry]:
+        """Plan one run more and take it, unless ``limit`` runs are planned.
+
+        Args:
+            worker: who takes it.
+            limit: of the plan.
+            make: the run, which is not in the ledger yet, from those that are.
+        """
         with self._transaction():
+            entries = self.entries()
+            if len(entries) >= limit:
+                return []
+            trial = make(entries)
             (place,) = self._database.execute("SELECT COALESCE(MAX(place), -1) + 1 FROM trials").fetchone()
+            config = trial.config.model_dump(mode="json")
             self._database.execute(
-                "INSERT INTO trials VALUES (?, ?, 1, ?, ?) ON CONFLICT (id) DO UPDATE SET planned = 1",
-                (id_, place, json.dumps(axes), json.dumps(config)),
+                "INSERT INTO trials VALUES (?, ?, 1, ?, ?)",
+                (trial.id, place, json.dumps(trial.axes), json.dumps(config)),
             )
+            self._append(trial.id, "claimed", worker, {})
+        return [Entry(trial.id, trial.axes, config)]
 
     def entries(self, *, planned: bool = True) -> list[Entry]:
         """The runs of the plan in its order; with ``planned=False`` those of earlier plans too."""
@@ -175,7 +202,7 @@ class Ledger:
     def retry_failed(self) -> int:
         """Let failed runs of the plan wait again; gives how many."""
         with self._transaction():
-            failed = [entry for entry in self.entries() if entry.state == "failed"]
+            failed = [e for e in self.entries() if e.state == "failed" and not e.detail.get("early")]
             for entry in failed:
                 self._append(entry.id, "retry", "", {})
         return len(failed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,16 @@ class Outcome:
     Attributes:
         seconds: that it took, over all sessions.
         score: by the study's objective; None where the run does not tell.
+        steps: of its training.
     """
 
     seconds: float
     score: float | None
+    steps: int
+
+    def record(self) -> dict[str, float | None]:
+        """For the ledger."""
+        return asdict(self)
 
 
 def outcome(folder: Path, config: dict[str, Any], objective: str) -> Outcome | None:
@@ -32,7 +38,7 @@ def outcome(folder: Path, config: dict[str, Any], objective: str) -> Outcome | N
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if differences(manifest["config"], config):
         return None
-    return Outcome(manifest["seconds"], _score(folder, manifest, objective))
+    return Outcome(manifest["seconds"], _score(folder, manifest, objective), manifest["training"]["steps"])
 
 
 def is_better(one: float, other: float, objective: str) -> bool:

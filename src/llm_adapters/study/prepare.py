@@ -96,8 +96,9 @@ def settle(ledger: Ledger, folder: Path, objective: str, note: Callable[[str], N
     """Let the ledger agree with the folders: complete runs are done, and runs whose result is lost wait again."""
     for entry in ledger.entries():
         there = outcome(folder / RUNS / entry.id, dict(entry.config), objective)
-        if there is not None and entry.state in ("waiting", "failed"):
-            ledger.record(entry.id, "done", "", seconds=there.seconds, score=there.score)
+        rescored = there is not None and entry.state == "done" and there.score != entry.detail.get("score")
+        if there is not None and (rescored or entry.state in ("waiting", "failed")):  # rescored: by another objective
+            ledger.record(entry.id, "done", "", **there.record())
         elif there is None and entry.state == "done":
             note(f"the result of {entry.id} is gone; it runs again")
             ledger.record(entry.id, "retry", "")

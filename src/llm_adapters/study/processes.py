@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-from llm_adapters.errors import Stopped
+from llm_adapters.errors import OutputError, Stopped
 from llm_adapters.study.ledger import Ledger
 from llm_adapters.study.log import Log
 from llm_adapters.study.run import Observer
@@ -86,8 +86,9 @@ def _watch(
             for child in [child for child in children if not child.is_alive()]:
                 children.remove(child)
                 if child.exitcode and child.pid is not None:
-                    _blame(ledger, child.pid, child.exitcode)
-                    if any(entry.state == "waiting" for entry in ledger.entries()):
+                    blamed = _blame(ledger, child.pid, child.exitcode)
+                    # One that died without a run would die again.
+                    if blamed and any(entry.state == "waiting" for entry in ledger.entries()):
                         children.append(begun())
             time.sleep(_LOOK)
     finally:
@@ -97,14 +98,24 @@ def _watch(
             child.join()
     entries = ledger.entries()
     observer.end(f"{sum(entry.state == 'done' for entry in entries)} of {len(entries)} done")
+    if left := sum(entry.state == "waiting" for entry in entries):
+        raise OutputError(
+            f"the workers ended, and {left} runs are waiting", mend=f"look into '{ledger.folder / LOGS}', then again"
+        )
 
 
-def _blame(ledger: Ledger, process: int, code: int) -> None:
-    """The run that a worker had when it died has failed: taken up by the next it might kill that one too."""
+def _blame(ledger: Ledger, process: int, code: int) -> bool:
+    """The run that a worker had when it died has failed: taken up by the next it might kill that one too.
+
+    Returns:
+        Whether there was one.
+    """
     for entry in ledger.entries():
         if entry.abandoned and f"-{process}-" in entry.worker:
             how = f"was killed by signal {-code} (9: out of memory?)" if code < 0 else f"ended with code {code}"
             ledger.record(entry.id, "failed", entry.worker, error=f"the process that had this run {how}")
+            return True
+    return False
 
 
 def _worker(folder: Path, number: int, threads: int) -> None:

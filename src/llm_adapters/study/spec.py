@@ -35,9 +35,10 @@ class Budget(Strict):
 
 
 class Search(Strict):
-    """Adaptive search instead of the grid: ``runs`` are proposed by Optuna; bad ones end after a share of their steps.
+    """Adaptive search instead of the grid: ``runs`` are proposed by Optuna.
 
-    ``halving`` stops, at each third of the steps, all but the best third of the runs so far.
+    With ``halving`` (asynchronous successive halving by thirds, Li et al. 2020) a run ends after a ninth or a third of
+    its steps unless its training loss there is in the best third of all runs so far.
     """
 
     sampler: Literal["tpe", "random"] = "tpe"
@@ -62,6 +63,15 @@ class StudyFile(Strict):
     search: Search | None = None
     evaluate: bool = True
     objective: Literal["accuracy", "validation_loss", "last_loss"] = "accuracy"
+
+    @model_validator(mode="after")
+    def _judged(self) -> StudyFile:
+        if self.objective == "accuracy" and not self.evaluate:
+            raise ConfigError("nothing is evaluated, so accuracy cannot be the objective", mend="objective: last_loss")
+        return self
+
+
+_JUDGED = {"evaluate", "objective"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ def read_spec(data: Mapping[str, Any], folder: Path) -> tuple[Study, list[str]]:
     file, mistakes = StudyFile.attempt(data)
     if file is None:
         problems += [text for _, text in mistakes]
-        bad = {section for section, _ in mistakes}
+        bad = {section for section, _ in mistakes} | _JUDGED  # those two may contradict each other
         file = StudyFile.model_validate({key: value for key, value in data.items() if key not in bad})
     run: dict[str, Any] = {}
     try:

@@ -81,12 +81,18 @@ class Worker:
             finally:
                 gc.unfreeze()
 
-    def settle(self, entries: Sequence[Entry], together: Callable[[Sequence[Entry]], None] | None = None) -> None:
+    def settle(
+        self,
+        entries: Sequence[Entry],
+        together: Callable[[Sequence[Entry]], None] | None = None,
+        ended_early: Callable[[], tuple[int, float] | None] = lambda: None,
+    ) -> None:
         """Carry out claimed runs, and write into the ledger what came of each.
 
         Args:
             entries: the runs.
             together: carries them out at once, as far as it can; what is not complete then is carried out alone.
+            ended_early: of a run that was not among the best, step and loss; None where the user asked to stop.
 
         Raises:
             Stopped: the runs that are not complete wait again.
@@ -96,7 +102,7 @@ class Worker:
             if together is not None:
                 together(entries)
             for entry in entries:
-                self._settle(entry)
+                self._settle(entry, ended_early)
                 del left[entry.id]
         except (Stopped, KeyboardInterrupt):
             with suppress(Stopped, KeyboardInterrupt):
@@ -106,7 +112,7 @@ class Worker:
         finally:
             gc.collect()  # the model of this run goes before that of the next comes
 
-    def _settle(self, entry: Entry) -> None:
+    def _settle(self, entry: Entry, ended_early: Callable[[], tuple[int, float] | None]) -> None:
         folder, config = self.place.run(entry.id), dict(entry.config)
         try:
             if outcome(folder, config, self.place.objective) is None:
@@ -119,8 +125,15 @@ class Worker:
         except Exception as failure:
             self.ledger.record(entry.id, "failed", self.name, **told(failure))
             self.observer.note(f"{entry.id} failed: {told(failure)['error']}")
+        except Stopped as stopped:
+            end = ended_early()
+            if end is None:
+                raise
+            said = f"ended early, not among the best third at step {end[0]} with loss {end[1]:.3f}: {stopped}"
+            self.ledger.record(entry.id, "ended", self.name, error=said, early=end)
+            self.observer.note(f"{entry.id} {said}")
         else:
-            self.ledger.record(entry.id, "done", self.name, seconds=result.seconds, score=result.score)
+            self.ledger.record(entry.id, "done", self.name, **result.record())
 
 
 def work(folder: Path, observer: Observer, stop: Stop | None = None) -> None:
