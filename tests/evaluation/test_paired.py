@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_adapters.evaluation.paired import holm, mcnemar_exact, paired_bootstrap
+from llm_adapters.evaluation.paired import holm, mcnemar_exact, paired_bootstrap, sign_flips
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,12 @@ def test_holm_keeps_false_findings_rare():
     rng = np.random.default_rng(0)
     false = sum(min(holm(list(rng.random(6)))) < 0.05 for _ in range(2000))
     assert 0.035 <= false / 2000 <= 0.062
+
+
+def test_sign_flips_are_mcnemars_test_on_one_set_and_follow_the_mean_on_several():
+    for a, b, rows in ((8, 30, 200), (3, 3, 50), (0, 6, 20)):
+        assert sign_flips([(a, b, rows)]) == pytest.approx(mcnemar_exact(a, b), abs=0.005)
+    # Many rows for B in a large set, few but most of a small set for A: the mean is A's, and its p tells of that mean.
+    p = sign_flips([(0, 30, 1000), (8, 0, 20)])
+    assert p == pytest.approx(0.008, abs=0.004)
+    assert sign_flips([(5, 5, 10), (2, 2, 10)]) == 1.0

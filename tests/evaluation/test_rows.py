@@ -1,5 +1,8 @@
 from pathlib import Path
 
+import pytest
+
+from llm_adapters.errors import DataError
 from llm_adapters.evaluation.rows import RowWriter, read_rows
 
 
@@ -23,3 +26,13 @@ def test_a_line_cut_off_by_a_kill_is_dropped_and_the_file_ends_the_same(tmp_path
     ordered = second.finish([None, "x"])
     assert [(row["adapter"], row["row"]) for row in ordered] == [(None, 0), (None, 1), ("x", 0), ("x", 1)]
     assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_a_damaged_line_is_named_unless_it_will_be_asked_again(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"row": 0}\nrubbish\n{"row": 2}\n{"ro')
+    with pytest.raises(DataError, match="line 2 is damaged"):
+        read_rows(path)
+    assert read_rows(path, mend=True) == [{"row": 0}, {"row": 2}]
+    path.write_bytes(b'{"row": 0}\n{"ro')
+    assert read_rows(path) == [{"row": 0}]

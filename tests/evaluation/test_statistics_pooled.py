@@ -122,3 +122,10 @@ def test_tables_that_do_not_fit_are_refused(sets):
 def test_an_impossible_confidence_is_refused():
     with pytest.raises(ValueError, match="not between 0 and 1"):
         macro_mean([[1.0]], confidence=1.0)
+
+
+def test_two_seeds_never_give_an_accuracy_beyond_its_range():
+    low, high = np.repeat([1.0, 0.0], [80, 120]), np.repeat([1.0, 0.0], [130, 70])
+    estimate = pooled_seeds([np.stack([low, high])])
+    assert estimate.value == pytest.approx(0.525)
+    assert estimate.interval == (0.0, 1.0)

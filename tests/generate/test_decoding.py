@@ -1,5 +1,8 @@
+from typing import Any
+
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
 import llm_adapters as la
 from llm_adapters.errors import UserError
@@ -84,3 +87,23 @@ def test_a_compiled_model_gets_its_positions() -> None:
     expected = {c.prompt: c.ids for c in generate(model, PROMPTS, max_new_tokens=4, stop_ids=())}
     compiled = torch.compile(model, backend="eager")
     assert {c.prompt: c.ids for c in generate(compiled, PROMPTS, max_new_tokens=4, stop_ids=())} == expected
+
+
+def test_what_cannot_be_decoded_is_refused_at_once() -> None:
+    model = tiny_model("llama")
+    room = model.config.max_position_embeddings
+    for prompts, options, message in (
+        ([[1] * room], {}, "longer than the"),
+        ([[1, 2]], {"batch_size": 0}, "batch_size is 0"),
+        ([[1, 2]], {"routes": ["a", "b"]}, "routes has 2 entries for 1 prompts"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list(generate(model, prompts, max_new_tokens=2, stop_ids=(), **options))
+    with pytest.raises(UserError, match="keeps no key–value cache"):
+        list(generate(_mamba(), [[5, 6, 7, 8]], max_new_tokens=2, stop_ids=()))
+
+
+def _mamba() -> Any:
+    """A model whose state is no cache of keys and values."""
+    config = MambaConfig(vocab_size=100, hidden_size=16, state_size=4, num_hidden_layers=2)
+    return MambaForCausalLM(config).eval()

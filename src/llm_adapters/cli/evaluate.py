@@ -20,7 +20,7 @@ def command(
     targets: Annotated[list[str], typer.Argument(metavar="RUN|ADAPTER|MODEL …", help="Folders, or one model.")],
     benchmarks: Annotated[str, typer.Option(help="Names, groups (math, commonsense) or data files, with commas.")],
     protocol: Annotated[
-        str, typer.Option(help="standard, paper, both, or likelihood (sets with options).")
+        str, typer.Option(help="standard, paper, both, likelihood (for sets with options), or several with commas.")
     ] = "standard",
     size: Annotated[int | None, typer.Option(help="Rows of each set, sampled by --seed; default all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
@@ -58,7 +58,8 @@ def command(
         wanted |= dict.fromkeys([name] if file and name not in tasks() else expand([name]))
     if not wanted:
         raise DataError("no benchmark is named", allowed=[*GROUPS, *tasks(), "a data file"], mend="--benchmarks math")
-    protocols = ("standard", "paper") if protocol == "both" else protocol.split(",")
+    named = filter(None, map(str.strip, protocol.split(",")))
+    protocols = list(dict.fromkeys(p for each in named for p in (("standard", "paper") if each == "both" else (each,))))
     unknown = [each for each in protocols if each not in PROTOCOLS]
     if unknown:
         allowed = [*PROTOCOLS, "both (standard and paper)"]

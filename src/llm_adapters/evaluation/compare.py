@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_adapters.errors import DataError
-from llm_adapters.evaluation.paired import holm, mcnemar_exact, paired_bootstrap
+from llm_adapters.evaluation.paired import holm, mcnemar_exact, paired_bootstrap, sign_flips
 from llm_adapters.evaluation.statistics import Estimate, Interval, macro_mean
 
 Rows = Iterable[Mapping[str, Any]]
@@ -57,7 +57,7 @@ class Comparison:
     Attributes:
         sets: one a benchmark, in alphabetical order.
         overall: mean over the sets of B - A in points, with its 95 % interval (rows resampled within sets).
-        p: of McNemar's exact test on the rows of all sets together.
+        p: of that mean, by flipping signs at random; of one set alone, of McNemar's exact test.
         left_out: rows that one of the two lacks, or that are another question there.
     """
 
@@ -109,7 +109,7 @@ def compare(rows_a: Rows, rows_b: Rows, *, seed: int = 0) -> Comparison:
     return Comparison(
         tuple(sets),
         Estimate(100 * value, Interval(100 * low, 100 * high)),
-        mcnemar_exact(sum(each.only_a for each in sets), sum(each.only_b for each in sets)),
+        p_values[0] if len(sets) == 1 else sign_flips([(c.only_a, c.only_b, c.rows) for c in sets], seed=seed),
         left_out=len(a.keys() ^ b.keys()),
     )
 

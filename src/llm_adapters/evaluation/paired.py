@@ -35,6 +35,24 @@ def mcnemar_exact(b: int, c: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
+def sign_flips(sets: Sequence[tuple[int, int, int]], *, resamples: int = 100_000, seed: int = 0) -> float:
+    """The two-sided p-value of a mean over sets of paired differences, by a permutation test within the sets.
+
+    Under the null hypothesis each row that only one of the two answers right could as well be the other's: its sign is
+    flipped with probability ½, and p is the share of such draws, the one seen included, whose mean over sets is as far
+    from zero. For one set this is McNemar's exact test, up to the draws.
+
+    Args:
+        sets: of each set the rows that only the first answers right, that only the second does, and all.
+        resamples: draws.
+        seed: of the draws.
+    """
+    random = np.random.default_rng(seed)
+    seen = sum((b - a) / rows for a, b, rows in sets)
+    drawn = sum((2 * random.binomial(a + b, 0.5, resamples) - (a + b)) / rows for a, b, rows in sets)
+    return float((1 + np.sum(np.abs(drawn) >= abs(seen) - 1e-12)) / (1 + resamples))
+
+
 def paired_bootstrap(
     a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:

@@ -8,22 +8,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llm_adapters.errors import DataError
+
 Row = dict[str, Any]
 """``adapter`` (None: the base), ``benchmark``, ``protocol``, ``row``, ``question``, ``gold``, ``completion``,
 ``answer``, ``status``, ``tokens``, ``stopped``, ``leaked`` (whether the training data give the row away; None: not
 known), and under the protocol ``likelihood`` ``log_likelihoods``, one an option."""
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The complete rows of a prediction file; a last line cut off by a kill is left out."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+def read_rows(path: Path, *, mend: bool = False) -> list[Row]:
+    """The rows of a prediction file; a last line cut off by a kill is left out.
+
+    Args:
+        path: of the file; where there is none, there are no rows.
+        mend: leave out other damaged lines too, because their rows will be asked again.
+
+    Raises:
+        DataError: another line is damaged.
+    """
+    rows: list[Row] = []
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # the line that was being written
+            row = json.loads(line) if line.strip() else None
+        except ValueError:
+            if number < len(lines) and not mend:
+                raise DataError(
+                    f"{path}: line {number} is damaged", mend="the command that wrote it asks its row again"
+                ) from None
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
     return rows
 
 
@@ -33,7 +48,7 @@ class RowWriter:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.rows = read_rows(path)
+        self.rows = read_rows(path, mend=True)
         _replace(path, self.rows)  # drops a line that was cut off, so that the next one does not continue it
         self._file = path.open("a", encoding="utf-8")
 

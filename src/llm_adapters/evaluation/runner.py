@@ -141,8 +141,9 @@ def decoded_alone(
     Returns:
         ``rows`` that were decoded again, spread evenly over all, and how many ``differ``.
     """
+    places = [{number: place for place, number in enumerate(suite.numbers)} for suite in suites]
     written = {
-        (i, row["adapter"], suite.numbers.index(row["row"])): row["completion"]
+        (i, row["adapter"], places[i][row["row"]]): row["completion"]
         for i, suite in enumerate(suites)
         if suite.protocol.generates
         for row in read_rows(folder / suite.file)

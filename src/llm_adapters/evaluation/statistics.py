@@ -112,7 +112,9 @@ def pooled_seeds(
         explained = sum(_residual(array) / array.shape[1] for array in arrays) / len(arrays) ** 2
         between = max(0.0, float(by_seed.var(ddof=1)) - explained)
         draws = draws + sqrt(between / seeds) * random.standard_t(seeds - 1, resamples)
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    # Neither accuracies nor differences leave the range of what one row can be worth, whatever Student's t draws.
+    least, most = min(0.0, *(array.min() for array in arrays)), max(1.0, *(array.max() for array in arrays))
+    low, high = np.clip(np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]), least, most)
     return Estimate(float(np.mean([array.mean() for array in arrays])), Interval(float(low), float(high)))
 
 

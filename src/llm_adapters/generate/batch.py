@@ -184,6 +184,11 @@ class Batch:
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         with operations.route(self.model, routes) if self.routed else nullcontext():
             output = self.model(**inputs, past_key_values=cache, use_cache=True, **self.options)
+        if not cache.layers or any(layer.get_seq_length() != mask.shape[1] for layer in cache.layers):
+            raise UserError(
+                "this model keeps no key–value cache of all its tokens, which decoding in batches goes on from",
+                mend="a model with attention in every layer; or transformers' own generate, one prompt at a time",
+            )
         logits: Tensor = output.logits[:, -1]
         return logits
 

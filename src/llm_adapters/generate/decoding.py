@@ -8,6 +8,7 @@ from typing import Any
 from llm_adapters.adapters.routing import RowRoute
 from llm_adapters.errors import UserError
 from llm_adapters.generate.batch import Batch, Completion, Row
+from llm_adapters.generate.inputs import context_length
 from llm_adapters.generate.sampling import Sampling
 from llm_adapters.generate.stopping import StopTexts
 from llm_adapters.model.memory import is_out_of_memory
@@ -52,17 +53,31 @@ def generate(
         on_token: called with the number of tokens of every step, for a progress bar.
 
     Raises:
-        UserError: a prompt is empty, a limit is below 1, stop texts come without a tokenizer, or memory does not
-            suffice for one prompt.
+        UserError: a prompt is empty or leaves no room for its completion, a limit or the batch size is below 1, lists
+            are not as long as the prompts, stop texts come without a tokenizer, the model has no key–value cache, or
+            memory does not suffice for one prompt.
     """
-    empty = [i for i, prompt in enumerate(prompts) if not prompt]
+    empty = [i for i, prompt in enumerate(prompts) if not len(prompt)]
     if empty:
         raise UserError(f"prompt {empty[0]} has no token", mend="give every prompt some text, or a BOS token")
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}", mend="1 or more, or None for as many as fit")
+    for what, given in (("max_new_tokens", max_new_tokens), ("routes", routes), ("ended", ended)):
+        if isinstance(given, Sequence) and len(given) != len(prompts):
+            raise UserError(f"{what} has {len(given)} entries for {len(prompts)} prompts", mend="one for each prompt")
     if stop_texts and tokenizer is None:
         raise UserError("stop texts need a tokenizer", mend="pass tokenizer=")
-    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+    limits = list(max_new_tokens) if isinstance(max_new_tokens, Sequence) else [int(max_new_tokens)] * len(prompts)
     if any(limit < 1 for limit in limits):
         raise UserError(f"max_new_tokens is {min(limits)}", mend="1 or more")
+    room = context_length(model)
+    for i, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
+        if room is not None and len(prompt) + limit > room:
+            raise UserError(
+                f"prompt {i} has {len(prompt):,} tokens, and with {limit} new ones it is longer than the {room:,} that "
+                "the model takes",
+                mend="a shorter prompt, or a smaller max_new_tokens",
+            )
     ends = ended or [StopTexts(stop_texts, tokenizer).reached] * len(prompts)
     rows = [
         Row(i, prompt, route, limit, end)

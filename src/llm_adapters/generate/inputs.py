@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from llm_adapters.adapters.attach import attached
+
 
 def accepted(model: Any) -> Mapping[str, inspect.Parameter]:
     """The parameters of a model's forward by name; of a compiled model, those of the model inside."""
@@ -13,7 +15,12 @@ def accepted(model: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def context_length(model: Any) -> int | None:
-    """Tokens that a model was made for, by its config; None where it does not say."""
+    """Tokens that a model was made for, by its config, less the most virtual tokens that stand before them.
+
+    None where the config does not say.
+    """
     config = model.config.get_text_config(decoder=True)
     lengths = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
-    return next((length for length in lengths if isinstance(length, int) and length > 0), None)
+    length = next((length for length in lengths if isinstance(length, int) and length > 0), None)
+    virtual = max((adapter.virtual_tokens for adapter in attached(model).values()), default=0)
+    return None if length is None else length - virtual

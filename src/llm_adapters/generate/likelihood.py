@@ -12,7 +12,7 @@ import torch
 from llm_adapters.adapters import attach as operations
 from llm_adapters.adapters.routing import RowRoute
 from llm_adapters.errors import UserError
-from llm_adapters.generate.inputs import accepted
+from llm_adapters.generate.inputs import accepted, context_length
 from llm_adapters.model.memory import is_out_of_memory
 
 _MOST_LOGITS = 2**28  # numbers held at once; each is 4 bytes, a few times over
@@ -75,11 +75,19 @@ def likelihoods(
         on_requests: called with the number of requests of every batch, for a progress bar.
 
     Raises:
-        UserError: a context or continuation is empty.
+        UserError: a context or continuation is empty, or the two are longer than the model takes.
     """
     empty = [i for i, request in enumerate(requests) if not request.context or not request.continuation]
     if empty:
         raise UserError(f"request {empty[0]} has an empty context or continuation", mend="leave it out")
+    room = context_length(model)
+    long = [i for i, (context, more) in enumerate(requests) if room is not None and len(context) + len(more) > room + 1]
+    if long:
+        longest = sum(map(len, requests[long[0]]))
+        raise UserError(
+            f"request {long[0]} has {longest:,} tokens, more than the {room:,} that the model takes",
+            mend="cut its context",
+        )
     rows: dict[_Row, list[int]] = {}
     for i, (context, continuation) in enumerate(requests):
         route = None if routes is None else routes[i]

@@ -15,6 +15,7 @@ from llm_adapters.evaluation.published import published
 from llm_adapters.evaluation.rows import Row, read_rows
 from llm_adapters.evaluation.score import Mean, Score, clean_interval
 from llm_adapters.evaluation.statistics import pooled_seeds
+from llm_adapters.evaluation.task import tasks
 from llm_adapters.report.accuracy import known_model
 from llm_adapters.study.folder import MANIFEST
 
@@ -56,6 +57,18 @@ def write_evaluation_report(folder: Path, *, beside: str | None = None) -> Path:
     path = folder / "report.md"
     path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
     return path
+
+
+def _trivial(scores: Sequence[Score]) -> str:
+    """What always giving the most frequent answer of a set gets, and guessing among options."""
+    sets = [tasks()[name] for name in dict.fromkeys(s.benchmark for s in scores) if name in tasks()]
+    if not sets:
+        return ""
+    listed = ", ".join(
+        f"{task.title} {100 * task.majority:.1f}" + (f" (guessing {100 * task.chance:.1f})" if task.chance else "")
+        for task in sets
+    )
+    return f"Always giving a set's most frequent answer gets: {listed}. "
 
 
 def _counted(number: int, what: str) -> str:
@@ -117,8 +130,8 @@ def _accuracy(
         f"## Accuracy\n\n{_markdown(table)}\n\n"
         "Percent right of all rows, unparsed ones included, with 95 % Wilson intervals; means over sets with 95 % "
         "bootstrap intervals over rows. Unparsed: no answer could be read. Cut off: the completion reached the limit "
-        f"of tokens. {clean if known else unknown} The intervals answer for the choice of rows, not of the seed."
-        + (f"\n\n{published_by}" if beside else "")
+        f"of tokens. {_trivial(scores)}{clean if known else unknown} "
+        "The intervals answer for the choice of rows, not of the seed." + (f"\n\n{published_by}" if beside else "")
     )
 
 
@@ -172,9 +185,9 @@ def _paired(rows: Sequence[Row], protocol: str) -> str:
         ])  # fmt: skip
     return (
         f"## Paired tests, protocol `{protocol}`\n\n{_markdown(table)}\n\n"
-        "p is McNemar's exact test on the rows of all sets, then corrected over these pairs (Holm); a set counts as "
-        "evidence if its own exact test is below 0.05 after correction over the sets. The interval is a paired "
-        "bootstrap over rows."
+        "p tests the mean over sets by flipping signs at random, corrected over these pairs (Holm); a set counts as "
+        "evidence if McNemar's exact test is below 0.05 after correction over the sets of its pair. The interval is a "
+        "paired bootstrap over rows."
     )
 
 
@@ -209,7 +222,10 @@ def _cells(score: Score | None) -> list[str]:
     if score is None:
         return ["", "", "", ""]
     found = clean_interval(score)
-    clean = "" if found is None else f"{100 * found[0]:.1f} of {score.clean_total}"
+    clean = ""
+    if found is not None:
+        value, (low, high) = found
+        clean = f"{100 * value:.1f} ({100 * low:.1f}–{100 * high:.1f}) of {score.clean_total}"
     if score.clean_total == 0:
         clean = "no clean row"
     return [_percent(score), *(f"{100 * n / score.total:.1f}" for n in (score.unparsed, score.cut)), clean]

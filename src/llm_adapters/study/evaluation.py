@@ -26,7 +26,7 @@ from llm_adapters.evaluation.suite import Suite, check_files
 from llm_adapters.model import load_model
 from llm_adapters.model.quantised_linears import quantization_of
 from llm_adapters.model.quantization import KINDS, NONE
-from llm_adapters.study.folder import MANIFEST, fresh_folder, is_leftover, refuse_file, remove, write_whole
+from llm_adapters.study.folder import MANIFEST, exclusively, fresh_folder, is_leftover, refuse_file, remove, write_whole
 from llm_adapters.study.manifest import data_digest, environment
 from llm_adapters.study.run import Observer
 
@@ -212,37 +212,41 @@ def evaluate_targets(
         if target.folder is not None and target.name is not None:
             attach(model, target.folder, target.name)
     observer.end(f"adapters attached: {sum(target.folder is not None for target in targets)}")
-    for entry in filter(is_leftover, folder.iterdir() if folder.is_dir() else ()):
-        remove(entry)
-    if not known:  # only now: a mistake in the targets has left nothing behind
-        fresh_folder(folder, force=force)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    write_whole(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    leaks = Leaks({t.name: t.training.load() if t.training else None for t in targets if t.name is not None}, suites)
-    observer.begin(f"evaluating {rows} rows", rows)
-    scores = evaluate(
-        model, tokenizer, suites, [target.name for target in targets], settings=settings, folder=folder / "eval",
-        leaked=leaks, on_row=observer.advance,
-    )  # fmt: skip
-    alone = None
-    kind = quantization_of(model)
-    if model.dtype != torch.float32 or kind is not None:
-        observer.begin("decoding some rows again, each alone", None)
-        alone = decoded_alone(model, tokenizer, suites, settings=settings, folder=folder / "eval")
-        observer.end(f"{alone['differ']} of {alone['rows']} differ")
-    averages = means([read_rows(folder / "eval" / file) for file in (suite.file for suite in suites)])
-    write_summary(scores, averages, folder / "eval" / "summary.json")
-    observer.end("done")
-    manifest: dict[str, Any] = {
-        **record,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "quantization": kind,
-        "alone": alone,
-        "adapters": {t.name: _described(t) for t in targets if t.name is not None and t.folder is not None},
-        **environment(),
-    }
-    write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    return scores
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusively(folder):
+        for entry in filter(is_leftover, folder.iterdir()):
+            remove(entry)
+        if not known:  # only now: a mistake in the targets has left nothing behind
+            fresh_folder(folder, force=force)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        write_whole(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        leaks = Leaks(
+            {t.name: t.training.load() if t.training else None for t in targets if t.name is not None}, suites
+        )
+        observer.begin(f"evaluating {rows} rows", rows)
+        scores = evaluate(
+            model, tokenizer, suites, [target.name for target in targets], settings=settings, folder=folder / "eval",
+            leaked=leaks, on_row=observer.advance,
+        )  # fmt: skip
+        alone = None
+        kind = quantization_of(model)
+        if model.dtype != torch.float32 or kind is not None:
+            observer.begin("decoding some rows again, each alone", None)
+            alone = decoded_alone(model, tokenizer, suites, settings=settings, folder=folder / "eval")
+            observer.end(f"{alone['differ']} of {alone['rows']} differ")
+        averages = means([read_rows(folder / "eval" / file) for file in (suite.file for suite in suites)])
+        write_summary(scores, averages, folder / "eval" / "summary.json")
+        observer.end("done")
+        manifest: dict[str, Any] = {
+            **record,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "quantization": kind,
+            "alone": alone,
+            "adapters": {t.name: _described(t) for t in targets if t.name is not None and t.folder is not None},
+            **environment(),
+        }
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        return scores
 
 
 def _described(target: Target) -> dict[str, Any]:
