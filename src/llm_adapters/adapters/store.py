@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
 
 from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.base import Base
@@ -94,19 +95,7 @@ def load(folder: Path, name: str, base: Base, *, allow_other_base: bool = False)
     Raises:
         AdapterError: there is no adapter in ``folder``, its files are damaged, or it was trained on another base.
     """
-    record = read_record(folder)
-    structure, weights = differences(fingerprint(base), record["base"])
-    if structure:
-        raise AdapterError(
-            f"the adapter in '{folder}' was trained on another base:\n  " + "\n  ".join(structure),
-            mend=f"load the base it was trained on: '{record['base'].get('model')}'",
-        )
-    if weights and not allow_other_base:
-        raise AdapterError(
-            f"the adapter in '{folder}' was trained on other weights of this architecture:\n  {weights[0]}",
-            mend="load that base, or allow_other_base=True if the change is meant",
-        )
-    data = _verified(folder / _TENSORS, record["tensors_sha256"])
+    record, data = _read(folder, base, allow_other_base=allow_other_base)
     methods = [parse_method(recipe) for recipe in record["methods"]]
     with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten: it shall not move the user's seed
         adapter = Adapter.build(name, [_without_text(method) for method in methods], base)
@@ -121,6 +110,28 @@ def load(folder: Path, name: str, base: Base, *, allow_other_base: bool = False)
         ) from failure
     adapter.methods = tuple(methods)
     return adapter
+
+
+def load_state(folder: Path, base: Base) -> dict[str, Tensor]:
+    """The parameters in ``folder`` for an adapter that is there already; errors as in :func:`load`."""
+    return tensors_from_bytes(_read(folder, base, allow_other_base=False)[1])
+
+
+def _read(folder: Path, base: Base, *, allow_other_base: bool) -> tuple[dict[str, Any], bytes]:
+    """Record and tensors of an adapter, found whole and to belong to ``base``."""
+    record = read_record(folder)
+    structure, weights = differences(fingerprint(base), record["base"])
+    if structure:
+        raise AdapterError(
+            f"the adapter in '{folder}' was trained on another base:\n  " + "\n  ".join(structure),
+            mend=f"load the base it was trained on: '{record['base'].get('model')}'",
+        )
+    if weights and not allow_other_base:
+        raise AdapterError(
+            f"the adapter in '{folder}' was trained on other weights of this architecture:\n  {weights[0]}",
+            mend="load that base, or allow_other_base=True if the change is meant",
+        )
+    return record, _verified(folder / _TENSORS, record["tensors_sha256"])
 
 
 def _without_text(method: Method) -> Method:

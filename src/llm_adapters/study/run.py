@@ -31,7 +31,8 @@ from llm_adapters.study.begun import open_run
 from llm_adapters.study.folder import MANIFEST, write_whole
 from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
 from llm_adapters.study.training_data import TrainingData
-from llm_adapters.train import Metrics, Stop, TrainResult, total_steps, train
+from llm_adapters.train import Metrics, Stop, Team, TrainResult, total_steps, train
+from llm_adapters.train.sharding import is_sharded, placement
 
 ADAPTER = "tuned"
 """Name of the trained adapter on the run's model, and of its rows in the predictions."""
@@ -167,7 +168,8 @@ class _Run:
     def prepare(cls, config: RunConfig, template: Template, folder: Path, observer: Observer) -> _Run:
         source = config.model
         observer.begin(f"loading {source.source}", None)
-        model, tokenizer = load_model(source.source, dtype=source.dtype, trust_remote_code=source.trust_remote_code)
+        where = placement(config.train, source.dtype)
+        model, tokenizer = load_model(source.source, trust_remote_code=source.trust_remote_code, **where)
         total = sum(parameter.numel() for parameter in model.parameters())
         torch.manual_seed(config.seed)
         adapter = attach(model, list(config.adapter), ADAPTER, tokenizer=tokenizer)
@@ -225,8 +227,9 @@ class _Run:
             write_whole(record, json.dumps(asdict(result)) + "\n")
             if stop is not None and stop.asked:  # after the last look of the loop
                 raise Stopped("stopped after training")
-        detach(self.model, ADAPTER)
-        attach(self.model, saved, ADAPTER)
+        if not is_sharded(self.config.train, Team.join()):  # then nothing is evaluated
+            detach(self.model, ADAPTER)
+            attach(self.model, saved, ADAPTER)
         return result, max(0.0, result.seconds - here)
 
     def _train(

@@ -3,6 +3,7 @@
 from llm_adapters.train.metrics import Metrics
 from llm_adapters.train.order import total_steps
 from llm_adapters.train.stop import Stop
+from llm_adapters.train.team import Team
 from llm_adapters.train.training import TrainResult, train
 
-__all__ = ["Metrics", "Stop", "TrainResult", "total_steps", "train"]
+__all__ = ["Metrics", "Stop", "Team", "TrainResult", "total_steps", "train"]

@@ -15,9 +15,11 @@ from llm_adapters.train.checkpoint import Checkpoints, damage
 from llm_adapters.train.memory import shrinking
 from llm_adapters.train.metrics import Metrics, MetricsLog
 from llm_adapters.train.order import Order
+from llm_adapters.train.randomness import seed_step
 from llm_adapters.train.state import TrainingState
 from llm_adapters.train.stepper import NotFinite, Numbered, Stepper
 from llm_adapters.train.stop import Stop
+from llm_adapters.train.team import Team
 from llm_adapters.train.validation import Validation
 
 
@@ -35,17 +37,18 @@ class Loop:
     checkpoints: Checkpoints
     stop: Stop
     note: Callable[[str], None]
+    team: Team
 
     def run(self, metrics: Path, on_step: Callable[[Metrics], None] | None) -> list[float]:
         """Train to the end, from the newest checkpoint if there is one; gives the loss of every step."""
-        newest = self.checkpoints.newest()
+        newest = self.team.from_leader(self.checkpoints.newest)
         if newest is not None:
-            self.state.restore(newest)
+            self.state.restore(newest, self.team)
             self.state.position.resumed.append(self.state.position.step)
             self.note(f"going on from '{newest}'")
         position = self.state.position
-        log = MetricsLog(metrics, position.step)
-        if len(log.losses) < position.step:
+        log = MetricsLog(metrics if self.team.leads else None, position.step)
+        if self.team.leads and len(log.losses) < position.step:
             self.note(f"'{metrics}' lacks {position.step - len(log.losses)} of the rows before step {position.step}")
         began, written = time.perf_counter() - position.seconds, time.perf_counter()
         try:
@@ -59,8 +62,9 @@ class Loop:
                     if on_step is not None:
                         on_step(row)
                     best = self._validate(log)
-                    asked = self.stop.asked  # once: a signal may come between two looks
-                    if best or asked or self._due(time.perf_counter() - written):
+                    asked = self.team.any(self.stop.asked)  # once: a signal may come between two looks
+                    due = best or asked or self._due(time.perf_counter() - written)
+                    if due and self.team.leads:
                         log.sync()
                         self.checkpoints.save(position.step, self.state.files(), best=position.best_step)
                         written = time.perf_counter()
@@ -68,12 +72,14 @@ class Loop:
                         raise Stopped(f"stopped after step {position.step} of {self.steps}")
         finally:
             log.close()
-        self._take_best()
-        return log.losses
+        self.team.from_leader(self._take_best)
+        self.team.copy_from_leader(self.state.adapter.state_dict().values())
+        return self.team.from_leader(lambda: log.losses)
 
     def _step(self) -> Metrics:
         position, rate = self.state.position, self.stepper.learning_rate
         batch = [self.examples[index] for index in self.order.batch(position.step)]
+        seed_step(self.order.seed, position.step, self.team)
         try:
             loss, norm, position.micro_batch = self.stepper.step(batch, position.micro_batch)
         except NotFinite as failure:
@@ -101,10 +107,11 @@ class Loop:
         position, every = self.state.position, self.settings.validate_every or self.order.steps_per_epoch
         if self.validation is None or (position.step % every and position.step < self.steps):
             return False
-        measure, batches = self.validation.measure, self.stepper.batches
-        loss, position.micro_batch = shrinking(
-            lambda size: measure(self.stepper.model, batches, size), position.micro_batch, self.note
+        parts, position.micro_batch = shrinking(
+            self._validation_losses, position.micro_batch, self.note, on_any=self.stepper.ran_out
         )
+        assert self.validation is not None
+        loss = self.validation.mean(self.team.gather(parts))
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the validation loss is {loss} after step {position.step}",
@@ -112,6 +119,11 @@ class Loop:
             )
         log.add({"step": position.step, "validation_loss": loss})
         return position.judge(loss)
+
+    def _validation_losses(self, size: int) -> dict[int, float]:
+        assert self.validation is not None
+        with self.stepper.passes():
+            return self.validation.measure(self.stepper.model, self.stepper.batches, size, self.team)
 
     def _due(self, seconds: float) -> bool:
         """Whether it is time for a checkpoint, ``seconds`` after the last one."""

@@ -25,9 +25,10 @@ from llm_adapters.train.randomness import seed_all
 from llm_adapters.train.state import TrainingState
 from llm_adapters.train.stepper import Numbered, Stepper
 from llm_adapters.train.stop import Stop
+from llm_adapters.train.team import Team
 from llm_adapters.train.validation import Validation
 
-_WITHOUT_EFFECT = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints"}  # on what is trained
+_WITHOUT_EFFECT = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "distributed"}  # on what is trained
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ def train(
     the newest whole checkpoint in ``folder``, and ends with the same bits as one that was not. With validation the
     adapter ends as it was at the best one.
 
+    In several processes (``torchrun``, ``accelerate launch``) all call this with the same arguments, and each takes a
+    share of every batch; the first alone writes. A training may go on in another number of them.
+
     Args:
         model: the model that ``adapter`` is attached to.
         adapter: freshly initialised, the same way every time.
@@ -105,15 +109,42 @@ def train(
     for given, used, what in ((examples, kept, "training"), (validation, judges, "validation")):
         if not used and (given or what == "training"):
             raise DataError(f"none of {len(given)} {what} examples has a label left", mend="raise data.max_length")
-    note = on_note or (lambda _text: None)
+    with Team.join().together() as team:
+        return _train(
+            model, adapter, kept, judges, settings, learning_rate=learning_rate, pad_id=pad_id, seed=seed,
+            folder=folder, stop=stop or Stop(), on_step=on_step, team=team,
+            note=on_note if on_note is not None and team.leads else lambda _text: None,
+        )  # fmt: skip
+
+
+def _train(
+    model: nn.Module,
+    adapter: Adapter,
+    kept: Sequence[Numbered],
+    judges: Sequence[Encoded],
+    settings: TrainSection,
+    *,
+    learning_rate: float,
+    pad_id: int,
+    seed: int,
+    folder: Path,
+    stop: Stop,
+    on_step: Callable[[Metrics], None] | None,
+    team: Team,
+    note: Callable[[str], None],
+) -> TrainResult:
+    """:func:`train`, with the examples that have a label, and its defaults filled in."""
     steps = total_steps(len(kept), settings)
-    stepper = Stepper(model, adapter, settings, learning_rate=learning_rate, steps=steps, pad_id=pad_id, note=note)
     recipe = json.dumps([settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT), learning_rate, seed])
     identity = {
         "training data": data_digest([row.example for row in kept]),
         "validation data": data_digest(judges),
         "recipe": hashlib.sha256(recipe.encode()).hexdigest(),
     }
+    team.agree(identity)
+    stepper = Stepper(
+        model, adapter, settings, learning_rate=learning_rate, steps=steps, pad_id=pad_id, note=note, team=team
+    )
     position = Position(micro_batch=settings.micro_batch or settings.batch_size)
     loop = Loop(
         settings=settings,
@@ -122,10 +153,11 @@ def train(
         order=Order([len(row.example.input_ids) for row in kept], settings.batch_size, seed),
         validation=Validation(judges) if judges else None,
         stepper=stepper,
-        state=TrainingState(adapter, stepper.plain_optimizer, stepper.schedule, position, identity),
+        state=TrainingState(adapter, stepper.optimizer, stepper.schedule, position, identity),
         checkpoints=Checkpoints(folder / "checkpoints", settings.keep_checkpoints, note),
-        stop=stop or Stop(),
+        stop=stop,
         note=note,
+        team=team,
     )
     seed_all(seed)
     was_training = model.training
