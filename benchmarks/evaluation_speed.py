@@ -9,19 +9,22 @@ One model, one LoRA adapter with the same weights, the same rows, greedy, up to 
     (e) this engine, four adapters of four types on a quarter of the rows each
 
 Prints new tokens a second, the ratios, how many texts of (c), (d) differ from (b), and the share of the floor set by
-2·N operations a token – of prompts too – at the matrix rate measured in the same run. A trained adapter writes texts
-of real lengths: ``llm-adapters train configs/math-short.yaml`` makes one for --adapter; without it a random one.
+2·N operations a token – of prompts too – at the matrix rate measured in the same run. In (e) every row writes as many
+tokens as in (d). (c), (d), (e) take turns --rounds times. A trained adapter writes texts of real lengths:
+``llm-adapters train configs/math-short.yaml`` makes one for --adapter; without it a random one.
 
-    python benchmarks/evaluation_speed.py [--benchmark gsm8k] [--adapter FOLDER] [--rows 128] [--tokens 128]
+    python benchmarks/evaluation_speed.py [--benchmark gsm8k] [--adapter FOLDER] [--rows N] [--tokens N] [--rounds N]
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -32,80 +35,133 @@ from llm_adapters.data.templates import get_template
 from llm_adapters.generate import generate
 from llm_adapters.generate.stopping import stop_ids
 
-NAMES = {
+LINEARS = {
     "attn_q": "q_proj", "attn_k": "k_proj", "attn_v": "v_proj", "attn_o": "o_proj",
     "ffn_gate": "gate_proj", "ffn_up": "up_proj", "ffn_down": "down_proj",
 }  # fmt: skip
 """Our sites, as state names write them, and the linears of LLaMA."""
+KINDS = ("lora", "series", "parallel", "prefix")
 
 
 def main() -> None:
     options = arguments()
     torch.manual_seed(0)
-
     model, tokenizer = la.load_model()
-    examples = load_source(options.benchmark, split="test", size=options.rows, seed=0)
     template = get_template(options.template)
+    examples = load_source(options.benchmark, split="test", size=options.rows, seed=0)
     prompts = [template.prompt_ids(tokenizer, example) for example in examples]
-    stops, limit = stop_ids(model, tokenizer), options.tokens
-    if options.adapter:
-        adapter = la.attach(model, options.adapter, "lora")
-    else:
-        adapter = la.attach(model, la.method("lora", rank=32, alpha=64), "lora")
-        for key, parameter in adapter.named_parameters():
-            if key.endswith(".B"):
-                torch.nn.init.normal_(parameter, std=0.002)
+    slow, one = prompts[: options.slow_rows], prompts[: options.one_rows]
+    side = Sides(tokenizer, stop_ids(model, tokenizer), options.tokens)
+    runs: dict[str, list[Run]] = {key: [] for key in "abcde"}
+    rates = [matrix_rate(len(prompts))]
+    with tempfile.TemporaryDirectory() as place:
+        lora = trained(model, options.adapter)
+        lora.save(Path(place) / "lora")
+        recipe, state = lora.methods[0].recipe(), {key: value.clone() for key, value in lora.state_dict().items()}
+        runs["a"].append(timed(side.generate, model, slow, 1, num_beams=4, use_cache=False))
+        runs["b"].append(timed(side.generate, model, one, 1))
+        la.detach(model)
+        for _ in range(options.rounds):  # ours and peft take turns
+            la.attach(model, Path(place) / "lora", "lora")
+            runs["d"].append(timed(side.engine, model, prompts, ["lora"]))
+            for name in KINDS[1:]:
+                la.attach(model, la.method(name), name)
+            runs["e"].append(timed(side.engine, model, prompts, KINDS, [len(text) + 1 for text in runs["d"][0].texts]))
+            la.detach(model)
+            rates.append(matrix_rate(len(prompts)))
+            wrapped = with_peft(model, recipe, state)
+            runs["c"].append(timed(side.generate, wrapped, prompts, 16))
+            model = wrapped.unload()
+    parameters = sum(p.numel() for p in model.parameters())
+    report(options, prompts, runs, parameters=parameters, rate=statistics.median(rates))
 
-    def hf(candidate: Any, batch: Sequence[Sequence[int]], **how: Any) -> list[list[int]]:
-        width = max(map(len, batch))
-        ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + list(row) for row in batch])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
-        with torch.inference_mode():
-            out = candidate.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False,
-                pad_token_id=tokenizer.pad_token_id, **how,
-            )  # fmt: skip
-        return [cut(row[width:].tolist(), stops, tokenizer.pad_token_id) for row in out]
 
-    def engine(routes: list[str]) -> list[list[int]]:
+class Run(NamedTuple):
+    """What a side took, and wrote."""
+
+    seconds: float
+    texts: list[list[int]]
+
+
+def timed(side: Callable[..., list[list[int]]], *what: Any, **how: Any) -> Run:
+    start = time.perf_counter()
+    texts = side(*what, **how)
+    return Run(time.perf_counter() - start, texts)
+
+
+class Sides(NamedTuple):
+    """The two ways to decode, with what they have in common."""
+
+    tokenizer: Any
+    stops: set[int]
+    limit: int
+
+    def generate(self, model: Any, prompts: Sequence[Sequence[int]], size: int, **how: Any) -> list[list[int]]:
+        """transformers' ``generate``, in padded batches of ``size``."""
+        pad, texts = self.tokenizer.pad_token_id, []
+        for start in range(0, len(prompts), size):
+            batch = prompts[start : start + size]
+            width = max(map(len, batch))
+            ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in batch])
+            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
+            with torch.inference_mode():
+                out = model.generate(
+                    input_ids=ids, attention_mask=mask, max_new_tokens=self.limit, do_sample=False, pad_token_id=pad,
+                    **how,
+                )  # fmt: skip
+            texts += [cut(row[width:].tolist(), self.stops, pad) for row in out]
+        return texts
+
+    def engine(
+        self, model: Any, prompts: Sequence[Sequence[int]], names: Sequence[str], limits: list[int] | None = None
+    ) -> list[list[int]]:
+        """This engine, the adapters in turn over the rows; with ``limits`` every row writes just so many tokens."""
         done = generate(
-            model, prompts, max_new_tokens=limit, stop_ids=stops, pad_id=tokenizer.pad_token_id,
-            routes=routes,
+            model, prompts, max_new_tokens=limits or self.limit, stop_ids=() if limits else self.stops,
+            pad_id=self.tokenizer.pad_token_id, routes=[names[i % len(names)] for i in range(len(prompts))],
         )  # fmt: skip
         return [c.ids for c in sorted(done, key=lambda c: c.prompt)]
 
-    parameters = sum(p.numel() for p in model.parameters())
-    results: dict[str, tuple[float, list[list[int]]]] = {}
-    slow, one = prompts[: options.slow_rows], prompts[: options.one_rows]
-    results["a"] = timed(lambda: [hf(model, [p], num_beams=4, use_cache=False)[0] for p in slow])
-    results["b"] = timed(lambda: [hf(model, [p])[0] for p in one])
-    rate = matrix_rate(len(prompts))
-    results["d"] = timed(lambda: engine(["lora"] * len(prompts)))
-    for name in ("series", "parallel", "prefix"):
-        la.attach(model, la.method(name), name)
-    names = ["lora", "series", "parallel", "prefix"]
-    results["e"] = timed(lambda: engine([names[i % 4] for i in range(len(prompts))]))
-    rate = max(rate, matrix_rate(len(prompts)))
-    recipe, state = adapter.methods[0].recipe(), {key: value.clone() for key, value in adapter.state_dict().items()}
-    la.detach(model)
-    peft_model = with_peft(model, recipe, state)
-    results["c"] = timed(lambda: [t for i in range(0, len(prompts), 16) for t in hf(peft_model, prompts[i : i + 16])])
 
-    print(f"{len(prompts)} rows of {options.benchmark}, {torch.get_num_threads()} threads, {rate / 1e9:.0f} GFLOP/s")
-    speed = {key: sum(len(t) + 1 for t in texts) / seconds for key, (seconds, texts) in results.items()}
-    for key in "abcde":
-        seconds, texts = results[key]
-        print(f"  ({key}) {speed[key]:7.1f} tokens/s   {len(texts) / seconds:6.2f} rows/s")
-    seconds, texts = results["d"]
-    work = 2 * parameters * (sum(map(len, prompts)) + sum(map(len, texts)))
+def trained(model: Any, folder: Path | None) -> Any:
+    """The LoRA adapter in ``folder``, or a random one."""
+    if folder:
+        return la.attach(model, folder, "lora")
+    adapter = la.attach(model, la.method("lora", rank=32, alpha=64), "lora")
+    for key, parameter in adapter.named_parameters():
+        if key.endswith(".B"):
+            torch.nn.init.normal_(parameter, std=0.002)
+    return adapter
+
+
+def report(
+    options: argparse.Namespace,
+    prompts: Sequence[Sequence[int]],
+    runs: dict[str, list[Run]],
+    *,
+    parameters: int,
+    rate: float,
+) -> None:
+    seconds = {key: statistics.median(run.seconds for run in found) for key, found in runs.items()}
+    texts = {key: found[0].texts for key, found in runs.items()}
+    speed = {key: sum(len(t) + 1 for t in texts[key]) / seconds[key] for key in "abcd"}
+    print(
+        f"{len(prompts)} rows of {options.benchmark}, at most {options.tokens} new tokens, {torch.get_num_threads()} "
+        f"threads, {rate / 1e9:.0f} GFLOP/s, median of {options.rounds} rounds"
+    )
+    for key in "abcd":
+        print(f"  ({key}) {speed[key]:7.1f} tokens/s   {len(texts[key]) / seconds[key]:6.2f} rows/s")
+    work = 2 * parameters * (sum(map(len, prompts)) + sum(map(len, texts["d"])))
+    ratio = statistics.median(c.seconds / d.seconds for c, d in zip(runs["c"], runs["d"], strict=True))
+    mixed = statistics.median(e.seconds / d.seconds for e, d in zip(runs["e"], runs["d"], strict=True))
     print(
         f"(d)/(a) {speed['d'] / speed['a']:.0f}   (d)/(b) {speed['d'] / speed['b']:.1f}   "
-        f"(d)/(c) {speed['d'] / speed['c']:.2f}   share of the floor {work / rate / seconds:.2f}"
+        f"(d)/(c) {ratio:.2f}   share of the floor {work / rate / seconds['d']:.2f}"
     )
-    print(f"(e)/(d), time a token: {speed['d'] / speed['e']:.2f}")
+    print(f"(e) takes {mixed:.2f} times as long as (d)")
     for key in "cd":
-        differ = sum(x != y for x, y in zip(results[key][1], results["b"][1], strict=False))
-        print(f"texts of ({key}) that differ from (b): {differ} of {len(one)}")
+        differ = sum(x != y for x, y in zip(texts[key], texts["b"], strict=False))
+        print(f"texts of ({key}) that differ from (b): {differ} of {len(texts['b'])}")
 
 
 def arguments() -> argparse.Namespace:
@@ -117,6 +173,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--one-rows", type=int, default=16)
     parser.add_argument("--slow-rows", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=1)
     return parser.parse_args()
 
 
@@ -124,12 +181,6 @@ def cut(ids: list[int], stops: set[int], pad: int) -> list[int]:
     """Up to the first stop or padding token."""
     ends = [i for i, token in enumerate(ids) if token in stops or token == pad]
     return ids[: ends[0]] if ends else ids
-
-
-def timed(run: Callable[[], list[list[int]]]) -> tuple[float, list[list[int]]]:
-    start = time.perf_counter()
-    texts = run()
-    return time.perf_counter() - start, texts
 
 
 def matrix_rate(rows: int) -> float:
@@ -147,7 +198,7 @@ def matrix_rate(rows: int) -> float:
 def with_peft(model: Any, recipe: dict[str, Any], state: dict[str, torch.Tensor]) -> Any:
     """The same adapter in peft."""
     places = {key.rpartition(".")[0].partition(".")[2] for key in state}  # "3.attn_q": layer and site
-    targets = sorted({NAMES[place.partition(".")[2]] for place in places})
+    targets = sorted({LINEARS[place.partition(".")[2]] for place in places})
     config = LoraConfig(r=recipe["rank"], lora_alpha=recipe["alpha"], target_modules=targets, task_type="CAUSAL_LM")
     wrapped = get_peft_model(model, config).eval()
     linears = {
@@ -158,7 +209,7 @@ def with_peft(model: Any, recipe: dict[str, Any], state: dict[str, torch.Tensor]
     with torch.no_grad():
         for key, value in state.items():
             _, layer, site, letter = key.split(".")
-            getattr(linears[layer, NAMES[site]], f"lora_{letter}")["default"].weight.copy_(value)
+            getattr(linears[layer, LINEARS[site]], f"lora_{letter}")["default"].weight.copy_(value)
     return wrapped
 
 

@@ -43,7 +43,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / "plan.json"
-        plan.write_text(json.dumps(planned(options)))
+        plan.write_text(json.dumps(planned(options, Path(folder) / "base")))
         sides = {"ours": sys.executable}
         if options.method == "lora":
             sides["trainer"] = sys.executable
@@ -68,8 +68,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def planned(options: argparse.Namespace) -> dict[str, Any]:
-    """What every side is given: the base's folder, the encoded batches, the recipe."""
+def planned(options: argparse.Namespace, base: Path) -> dict[str, Any]:
+    """What every side is given: the base, saved into ``base``, the encoded batches, the recipe."""
     import llm_adapters as la
     from llm_adapters.data.example import Example
     from llm_adapters.data.templates import get_template
@@ -77,6 +77,8 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
     rows = json.loads((Path(os.environ["LLM_ADAPTERS_DATA"]) / "math_train.json").read_text())
     rows = random.Random(0).sample([row for row in rows if row["source"] == "gsm8k"], options.steps * BATCH)
     model, tokenizer = la.load_model()
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
     template = get_template("alpaca")
     encoded = [
         template.encode(
@@ -91,7 +93,7 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "method": options.method,
         "micro_batch": options.micro_batch,
-        "base": model.config._name_or_path,
+        "base": str(base),
         "parameters": sum(p.numel() for p in model.parameters()),
         "batches": [examples[i : i + BATCH] for i in range(0, len(examples), BATCH)],
     }

@@ -28,7 +28,7 @@ _COMMON: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 8,
     "intermediate_size": 48,
-    "max_position_embeddings": 128,
+    "max_position_embeddings": 1024,
     "pad_token_id": PAD,
     "bos_token_id": 1,
     "eos_token_id": 2,

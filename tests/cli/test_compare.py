@@ -66,6 +66,7 @@ def test_a_protocol_is_compared_with_itself(tmp_path: Path) -> None:
         (["{0}/a", "{0}/many:tow"], "nearest: two"),
         (["{0}/a:base", "{0}/a"], "has no rows of 'base'"),
         (["{0}/a", "{0}/other"], "no row is in both"),
+        (["{0}/a", "{0}/a"], "is compared with itself"),
         (["{0}/a", "{0}/a", "--protocol", "papre"], "nearest: paper"),
         (["{0}/a", "{0}/a", "--protocol", "paper"], "rows of 0 adapters under the protocol 'paper'"),
     ],

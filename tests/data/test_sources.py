@@ -45,10 +45,18 @@ def test_every_malformed_row_is_named_at_once(tmp_path):
         load_examples(write(tmp_path, "data.json", rows))
     message = str(error.value)
     assert "3 mistakes" in message
-    assert "row 2: has no 'output' (its keys: instruction)" in message
+    assert "row 2: has neither 'output' nor 'answer' (its keys: instruction)" in message
     assert "row 3: is a list, not an object" in message
     assert "row 4: 'answer' is 5, not a string" in message
     assert "row 1:" not in message
+
+
+def test_a_file_of_another_kind_is_told_from_an_unknown_name(tmp_path):
+    (tmp_path / "rows.csv").write_text("instruction,answer\n")
+    with pytest.raises(DataError, match="is no data file"):
+        load_source(str(tmp_path / "rows.csv"), split="test")
+    with pytest.raises(DataError, match="neither a data file nor a known source"):
+        load_source("rows.csv", split="test")
 
 
 def test_a_line_that_is_no_json_is_one_mistake_among_others(tmp_path):
@@ -62,7 +70,7 @@ def test_of_many_mistakes_ten_are_shown(tmp_path):
     with pytest.raises(DataError) as error:
         load_examples(write(tmp_path, "data.json", [{"instruction": "q"}] * 25))
     message = str(error.value)
-    assert message.count("has no 'output'") == 10
+    assert message.count("has neither 'output'") == 10
     assert "and 15 more" in message
 
 

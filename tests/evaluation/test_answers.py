@@ -121,3 +121,8 @@ def test_numbers_are_the_same_within_the_tolerance():
     assert not same_number(Decimal(5), Decimal(-5))
     assert same_number(Decimal(5), Decimal(6), tolerance=1)
     assert not same_number(Decimal("1e999999999"), Decimal(1))
+
+
+@pytest.mark.parametrize("text", ["10 - 6 =", "So 3 + 4 = 7, and 7 *", "The answer is 10 - 6 =", "2 = 2\n4 x 3 = \n"])
+def test_an_equation_that_breaks_off_states_nothing(text):
+    assert extract_number(text) is None

@@ -254,6 +254,23 @@ def test_targets_that_are_none_are_named(place: Path, tmp_path: Path) -> None:
             read_targets([str(given)], None, with_base=True)
 
 
+def test_mistakes_of_targets_and_rows_are_told_before_anything_is_asked(place: Path, tmp_path: Path) -> None:
+    lora = str(place / "lora")
+    with pytest.raises(AdapterError, match="'lora' is given twice"):
+        read_targets([lora, lora], None, with_base=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is a file"):
+        _evaluate(place, tmp_path / "file" / "out")
+    rows = [{"instruction": question, "answer": "1"} for question in ("Short?", "Is this long? " * 100)]
+    long = tmp_path / "long.jsonl"
+    long.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    targets = read_targets([lora], str(place / "base"), with_base=False)
+    suites = [Suite.of(str(long), None, 0, "plain")]
+    with pytest.raises(DataError, match=r"1 prompts(?s:.)*row 2 of long"):
+        evaluate_targets(targets, suites, SETTINGS, tmp_path / "out", Silent())
+    assert (tmp_path / "out/eval/long.jsonl").read_text() == ""
+
+
 def test_texts_that_the_batch_changed_are_counted(place: Path, tmp_path: Path) -> None:
     """In bfloat16 some are decoded again by themselves; a text that is not what comes out so counts as changed."""
     _evaluate(place, tmp_path / "short", dtype="bfloat16")

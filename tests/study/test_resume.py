@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_adapters.adapters.store import read_record
+from llm_adapters.config.schema import DataSection
 from llm_adapters.errors import ConfigError, DataError, OutputError, Stopped
 from llm_adapters.study.begun import differences
 from llm_adapters.study.folder import exclusively
@@ -233,3 +234,10 @@ def test_differences_name_fields_of_either_side() -> None:
 
 def test_the_saved_adapter_says_what_it_is(whole: Path) -> None:
     assert read_record(whole / "adapter")["methods"][0]["rank"] == 2
+
+
+def test_rows_without_a_text_to_learn_are_refused(tmp_path: Path) -> None:
+    rows = [{"instruction": "a", "output": "b", "answer": "b"}, {"instruction": "c", "answer": "d"}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"1 of 2 examples have no 'output' to train on \(first: row 2\)"):
+        TrainingData.of(DataSection(train=str(tmp_path / "train.jsonl")), 0)

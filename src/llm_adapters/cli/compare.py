@@ -20,11 +20,14 @@ ProtocolName = Annotated[str, typer.Option("--protocol", help="Whose rows: stand
 
 def command(run_a: Run, run_b: Run, protocol: ProtocolName = "standard") -> None:
     """Compare two runs row by row: paired differences, intervals, exact tests."""
+    from llm_adapters.errors import DataError
     from llm_adapters.evaluation.compare import compare, describe
     from llm_adapters.evaluation.protocols import get_protocol
 
     get_protocol(protocol)
     a, b = (_rows(run, protocol) for run in (run_a, run_b))
+    if run_a == run_b:
+        raise DataError(f"'{run_a}' is compared with itself", mend="name two runs, or RUN:base for its base")
     comparison = compare(a, b)
     typer.echo(f"A: {run_a}\nB: {run_b}\n")
     _table(comparison)
@@ -42,11 +45,13 @@ def _rows(run: str, protocol: str) -> list[Row]:
         folder = Path(path)
     if not folder.is_dir():
         beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
-        raise DataError(f"'{folder}' does not exist", given=folder.name, allowed=[each.name for each in beside])
+        there = [each.name for each in beside if (each / "eval").is_dir()]
+        raise DataError(f"'{folder}' does not exist", given=folder.name, allowed=there, mend="the folder of a run")
     files = sorted((folder / "eval").glob("*.jsonl"))
     if not files:
         raise DataError(
-            f"'{folder}' holds no predictions: there is no eval/*.jsonl in it", mend="give the folder of a run"
+            f"'{folder}' holds no predictions: there is no eval/*.jsonl in it",
+            mend=f"llm-adapters evaluate {folder} --benchmarks …, and compare in the folder that it writes",
         )
     rows = [row for file in files for row in read_rows(file) if row.get("protocol", "standard") == protocol]
     names = {_name(row) for row in rows}

@@ -36,6 +36,9 @@ def command(
 ) -> None:
     """Evaluate adapters and their base together; the same command goes on after a kill."""
     from llm_adapters.config.schema import EvaluateSection
+    from llm_adapters.data.sources import BUILT_IN, SUFFIXES
+    from llm_adapters.errors import DataError
+    from llm_adapters.evaluation.protocols import PROTOCOLS
     from llm_adapters.evaluation.suite import Suite
     from llm_adapters.evaluation.task import GROUPS, expand, tasks
     from llm_adapters.report import write_evaluation_report
@@ -47,9 +50,16 @@ def command(
     chosen = read_targets(targets, base, with_base=with_base)
     wording = template or common_template(chosen)
     wanted: dict[str, None] = {}
-    for name in benchmarks.split(","):
-        wanted |= dict.fromkeys(expand([name]) if name in (*GROUPS, *tasks()) else [name])
+    for name in filter(None, map(str.strip, benchmarks.split(","))):
+        file = name.endswith(SUFFIXES) or name in BUILT_IN or "/" in name or Path(name).suffix
+        wanted |= dict.fromkeys([name] if file and name not in tasks() else expand([name]))
+    if not wanted:
+        raise DataError("no benchmark is named", allowed=[*GROUPS, *tasks(), "a data file"], mend="--benchmarks math")
     protocols = ("standard", "paper") if protocol == "both" else protocol.split(",")
+    unknown = [each for each in protocols if each not in PROTOCOLS]
+    if unknown:
+        allowed = [*PROTOCOLS, "both (standard and paper)"]
+        raise DataError(f"there is no protocol '{unknown[0]}'", given=unknown[0], allowed=allowed)
     suites = [Suite.of(name, size, seed, wording, each) for name in wanted for each in protocols]
     with Progress() as progress:
         scores = evaluate_targets(chosen, suites, settings, out, progress, dtype=dtype, force=force)

@@ -12,8 +12,8 @@ from llm_adapters.errors import DataError
 
 SUFFIXES = (".json", ".jsonl", ".json.xz", ".jsonl.xz")
 MOST_ERRORS = 10
-REQUIRED, OPTIONAL = ("instruction", "output"), ("input", "answer")
-SCHEMA = f"a row has the strings {', '.join(REQUIRED)} and, if there are any, {', '.join(OPTIONAL)}"
+KEYS = ("instruction", "input", "output", "answer")
+SCHEMA = "a row has the strings instruction, output (to train on), answer (to be scored against) and, if any, input"
 
 
 def load_examples(path: str | Path) -> list[Example]:
@@ -60,7 +60,7 @@ def parse_examples(path: Path, content: bytes) -> list[Example]:
         problems = [str(row)] if isinstance(row, json.JSONDecodeError) else _problems(row)
         errors += [f"  {place}: {problem}" for problem in problems]
         if isinstance(row, dict) and not problems:
-            known = {key: row.get(key, "") for key in (*REQUIRED, *OPTIONAL)}
+            known = {key: row.get(key, "") for key in KEYS}
             examples.append(Example(**known, meta={key: row[key] for key in row.keys() - known.keys()}))
     if errors:
         shown = errors[:MOST_ERRORS]
@@ -76,10 +76,13 @@ def _problems(row: object) -> list[str]:
     """What is wrong with a parsed row, one sentence a mistake."""
     if not isinstance(row, dict):
         return [f"is a {type(row).__name__}, not an object"]
-    missing = [f"has no '{key}' (its keys: {', '.join(row) or 'none'})" for key in REQUIRED if key not in row]
+    listed = f"(its keys: {', '.join(row) or 'none'})"
+    missing = [] if "instruction" in row else [f"has no 'instruction' {listed}"]
+    if "output" not in row and "answer" not in row:
+        missing.append(f"has neither 'output' nor 'answer' {listed}")
     mistyped = [
         f"'{key}' is {json.dumps(row[key])[:40]}, not a string"
-        for key in (*REQUIRED, *OPTIONAL)
+        for key in KEYS
         if key in row and not isinstance(row[key], str)
     ]
     return missing + mistyped

@@ -74,6 +74,11 @@ def _all(name_or_path: str | Path, split: Split) -> list[Example]:
     if name in FILES or name in BENCHMARKS:
         return load_benchmark(name, split)
     if not name.endswith(SUFFIXES):
+        if Path(name).is_file():
+            raise DataError(
+                f"'{name}' is no data file: its name ends in none of {', '.join(SUFFIXES)}",
+                mend="one JSON object a line, saved as .jsonl; CSV and others are not read",
+            )
         raise DataError(
             f"'{name}' is neither a data file nor a known source",
             given=name,

@@ -8,7 +8,8 @@ Grammar, after markdown stars and LaTeX are cleared away (``\\frac{a}{b}`` is a/
             | "####"                   at the start of a line with nothing but a number after it
     answer := the value after an anchor, in the same sentence; of a sum "3 + 4 = 7", the value after "="
 
-The last anchor with a value wins; without any, the last value of the text. Currency before a number and a
+The last anchor with a value wins; without any, the last value of the text, unless the text breaks off in an
+equation ("10 - 6 ="), which states nothing. Currency before a number and a
 unit, "%" or "th" after it are passed over, so "25%" is 25. Digits glued to a letter or raised are names and
 powers, not values: "CO2", "cm^2". A minus is a sign unless it follows a digit, letter or bracket: "10-4" is
 10 and 4. The comma is never the decimal mark; exponents ("1e5") and numerals in words are not read.
@@ -39,6 +40,7 @@ _VALUE = re.compile(
 _ANCHOR = re.compile(r"\banswer\s*(?:is\b|:|=)|^####(?=[ ]*-?[0-9.,]+[ ]*$)|\\boxed\s*\{", re.IGNORECASE | re.MULTILINE)
 _SENTENCE = re.compile(r"[\s:=>]*(.*?)(?:[.!?](?:\s|$)|\n|$)")
 _BRACES = re.compile(r"([^}]*)")
+_BROKEN_OFF = re.compile(r"[-+*/×÷=]\s*$")
 _SUM = re.compile(r"[^(),;]*(?:[-+*/×÷]|\\times|\\cdot|\\div)[^(),;]*")  # what stands between a sum's numbers
 _EXACT = Context(prec=40, Emax=MAX_EMAX, Emin=MIN_EMIN)  # numbers of any length, without overflow
 
@@ -61,7 +63,7 @@ def extract_number(text: str) -> Extracted | None:
         if stated is not None:
             return Extracted(_decimal(stated), anchored=True)
         end = anchor.start()
-    values = list(_VALUE.finditer(text))
+    values = [] if _BROKEN_OFF.search(text) else list(_VALUE.finditer(text))
     return Extracted(_decimal(values[-1]), anchored=False) if values else None
 
 
@@ -74,7 +76,7 @@ def _stated(text: str, anchor: re.Match[str], end: int) -> re.Match[str] | None:
     """The value that follows ``anchor`` before ``end``, or None."""
     clause = (_BRACES if anchor[0].startswith("\\") else _SENTENCE).match(text, anchor.end(), end)
     first = _VALUE.search(clause[1]) if clause else None
-    if clause is None or first is None:
+    if clause is None or first is None or _BROKEN_OFF.search(clause[1]):
         return None
     left, _, right = clause[1][first.end() :].rpartition("=")
     is_sum = _SUM.fullmatch(_VALUE.sub("", left)) is not None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llm_adapters.adapters.attach import attached
 from llm_adapters.config.schema import EvaluateSection
+from llm_adapters.errors import DataError
 from llm_adapters.evaluation.judge import Judgement
 from llm_adapters.evaluation.rows import Row, RowWriter, read_rows
 from llm_adapters.evaluation.score import Score, score
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.generate import Completion, Request, beam_search, generate, log_likelihoods
+from llm_adapters.generate.inputs import context_length
 from llm_adapters.generate.stopping import StopTexts, all_of, cut, stop_ids
 
 _PIECE = 64  # rows whose choices are scored together
@@ -132,6 +134,7 @@ class _Run:
             question = self._question(i, adapter, place)
             key = (adapter, question.prompt, question.limit, question.beams)
             questions.setdefault(key, question).asked_by.append((i, place))
+        self._check_lengths(questions.values())
         for beams in sorted({question.beams for question in questions.values()}):
             yield from self._written([q for q in questions.values() if q.beams == beams], beams)
 
@@ -140,6 +143,24 @@ class _Run:
         prompt = suite.template.prompt_ids(self.tokenizer, suite.examples[place])
         limit = self.settings.max_new_tokens or suite.task.max_new_tokens
         return _Question(adapter, tuple(prompt), limit, suite.protocol.beams if self.settings.beams else 1)
+
+    def _check_lengths(self, questions: Iterable[_Question]) -> None:
+        """Refuse prompts that leave the model no room for an answer, before anything is asked.
+
+        Raises:
+            DataError: there is one.
+        """
+        room = context_length(self.model)
+        long = [q for q in questions if room is not None and len(q.prompt) + q.limit > room]
+        if long:
+            first = max(long, key=lambda question: len(question.prompt))
+            suite, place = self.suites[first.asked_by[0][0]], first.asked_by[0][1]
+            raise DataError(
+                f"{len(long)} prompts with their answers are longer than the {room:,} tokens that the model takes; the "
+                f"longest, row {suite.numbers[place] + 1} of {suite.task.name}, has {len(first.prompt):,} tokens, and "
+                f"{first.limit} more may be written",
+                mend="shorten or leave out these rows; or a lower --max-new-tokens (evaluate.max_new_tokens)",
+            )
 
     def _written(self, questions: Sequence[_Question], beams: int) -> Iterator[tuple[int, str | None, int, Row]]:
         how: dict[str, Any] = {

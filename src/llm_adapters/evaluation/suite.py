@@ -45,7 +45,7 @@ class Suite:
         rules = get_protocol(protocol)
         numbered = load_numbered(source, split="test", size=size, seed=seed)
         numbers, examples = [number for number, _ in numbered], [example for _, example in numbered]
-        _check_answers(examples, source)
+        _check_answers(examples, numbers, source)
         name = Path(source).name.split(".")[0]
         task = tasks()[source] if source in tasks() else Free.of(name, examples)
         if not rules.generates and not any(map(task.options, examples)):
@@ -59,15 +59,16 @@ class Suite:
         return f"{self.task.name}.jsonl" if standard else f"{self.task.name}.{self.protocol.name}.jsonl"
 
 
-def _check_answers(examples: Sequence[Example], source: str) -> None:
+def _check_answers(examples: Sequence[Example], numbers: Sequence[int], source: str) -> None:
     """Refuse examples that cannot be scored.
 
     Raises:
         DataError: an example has no gold answer.
     """
-    bare = [i for i, example in enumerate(examples) if not example.answer.strip()]
+    bare = [number for number, example in zip(numbers, examples, strict=True) if not example.answer.strip()]
     if bare:
         raise DataError(
-            f"{source}: {len(bare)} of {len(examples)} examples have no 'answer' (first: row {bare[0] + 1})",
-            mend="give every row the field 'answer', or leave evaluate out",
+            f"{source}: {len(bare)} of {len(examples)} examples have no 'answer', or an empty one (first: row "
+            f"{bare[0] + 1} of the file)",
+            mend="give every row the right answer in the field 'answer'",
         )

@@ -44,7 +44,8 @@ def write_evaluation_report(folder: Path, *, beside: str | None = None) -> Path:
         if len(described["methods"]) == 1
     }
     parts = [
-        f"# Evaluation of {len({s.adapter for s in scores})} models on {len({s.benchmark for s in scores})} sets",
+        f"# Evaluation of {_counted(len({s.adapter for s in scores}), 'model')} on "
+        f"{_counted(len({s.benchmark for s in scores}), 'set')}",
         _models(manifest),
         _accuracy(scores, averages, _known(beside) if beside else None, methods),
         _seeds(rows, manifest["adapters"], _protocols(scores)),
@@ -54,6 +55,10 @@ def write_evaluation_report(folder: Path, *, beside: str | None = None) -> Path:
     path = folder / "report.md"
     path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
     return path
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _models(manifest: dict[str, Any]) -> str:
@@ -77,10 +82,12 @@ def _accuracy(
     heads = [f"{protocol}: {head}" for protocol in protocols for head in ("accuracy", "unparsed", "cut off", "clean")]
     table = [["set (rows)", "model", *heads, *([f"{beside}, published"] if beside else [])]]
     found = {(s.benchmark, s.adapter, s.protocol): s for s in scores}
+    any_printed = False
     for benchmark, adapter in dict.fromkeys((s.benchmark, s.adapter) for s in scores):
         each = [found.get((benchmark, adapter, protocol)) for protocol in protocols]
         total = next(score.total for score in each if score)
         printed = [_printed(published(beside, methods.get(adapter), benchmark))] if beside else []
+        any_printed |= any(printed)
         cells = [cell for score in each for cell in _cells(score)]
         table.append([f"{benchmark} ({total})", adapter or "base", *cells, *printed])
     mean = {(m.adapter, m.protocol): m for m in averages}
@@ -95,15 +102,17 @@ def _accuracy(
     )
     unknown = "The adapters' training data are not known, so nothing can be said of contamination."
     published_by = (
-        f"\n\nPublished: Hu et al. 2023, Tables 3 and 4, {beside} with the adapter's method, protocol `paper`, one "
-        "seed, no intervals, training data that hold many of the test questions."
+        f"Published: Hu et al. 2023, Tables 3 and 4, {beside} with the adapter's method, protocol `paper`, one seed, "
+        "no intervals, training data that hold many of the test questions."
+        if any_printed
+        else f"The paper has no number of {beside} for these sets and methods."
     )
     return (
         f"## Accuracy\n\n{_markdown(table)}\n\n"
         "Percent right of all rows, unparsed ones included, with 95 % Wilson intervals; means over sets with 95 % "
         "bootstrap intervals over rows. Unparsed: no answer could be read. Cut off: the completion reached the limit "
         f"of tokens. {clean if known else unknown} The intervals answer for the choice of rows, not of the seed."
-        + (published_by if beside else "")
+        + (f"\n\n{published_by}" if beside else "")
     )
 
 

@@ -19,7 +19,11 @@ def write_report(folder: Path) -> Path:
         DataError: the folder holds no complete run.
     """
     if not (folder / MANIFEST).is_file():
-        raise DataError(f"'{folder}' holds no complete run: '{MANIFEST}' is missing", mend="run it to the end first")
+        begun = (folder / "config.yaml").is_file()
+        raise DataError(
+            f"'{folder}' {'holds no complete run' if folder.is_dir() else 'does not exist'}",
+            mend="the command that began it goes on with it" if begun else "the folder of a run or an evaluation",
+        )
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     summary = folder / "eval" / "summary.json"
     scores = json.loads(summary.read_text(encoding="utf-8"))["scores"] if summary.is_file() else []

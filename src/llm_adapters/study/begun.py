@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from llm_adapters.errors import OutputError
-from llm_adapters.study.folder import MANIFEST, exclusively, fresh_folder, is_leftover, remove, write_whole
+from llm_adapters.study.folder import MANIFEST, exclusively, fresh_folder, is_leftover, refuse_file, remove, write_whole
 from llm_adapters.study.manifest import environment
 
 CONFIG, BEGUN = "config.yaml", "begun.json"
@@ -34,6 +34,7 @@ def open_run(
     Raises:
         OutputError: the folder holds a complete run, another one, something else, or is in use.
     """
+    refuse_file(folder)
     there = folder.is_dir() and not folder.is_symlink()
     if not there:
         fresh_folder(folder, force=force)

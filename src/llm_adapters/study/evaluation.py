@@ -24,7 +24,7 @@ from llm_adapters.evaluation.runner import decoded_alone, evaluate
 from llm_adapters.evaluation.score import Score, means, write_summary
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import load_model
-from llm_adapters.study.folder import MANIFEST, fresh_folder, is_leftover, remove, write_whole
+from llm_adapters.study.folder import MANIFEST, fresh_folder, is_leftover, refuse_file, remove, write_whole
 from llm_adapters.study.manifest import data_digest, environment
 from llm_adapters.study.run import Observer
 
@@ -76,7 +76,14 @@ def read_targets(sources: Sequence[str], base: str | None, *, with_base: bool) -
         targets = [Target(None, bases[0], None, template), *targets]
     names = [target.name for target in targets]
     if len(set(names)) != len(names):
-        raise AdapterError(f"two targets have the same name: {names}", mend="rename the folder of one of them")
+        twice = [target for target in targets if names.count(target.name) > 1]
+        if len({target.folder for target in twice if target.name == twice[0].name}) == 1:
+            raise AdapterError(f"'{twice[0].name or twice[0].base}' is given twice", mend="give it once")
+        raise AdapterError(
+            f"two targets have the same name, '{twice[0].name}': "
+            + ", ".join(str(target.folder) for target in twice if target.name == twice[0].name),
+            mend="rename the folder of one of them",
+        )
     return targets
 
 
@@ -110,10 +117,16 @@ def _target(source: str, base: str | None) -> Target:
     if path.is_dir() and not (path / "config.json").is_file():
         raise AdapterError(f"'{source}' holds neither a run nor an adapter nor a model", mend="check the path")
     if not path.exists() and path.parent != Path() and path.parent.is_dir():
+        there = [each.name for each in path.parent.iterdir() if (each / "adapter").is_dir() or _holds(each)]
         raise AdapterError(
-            f"'{source}' does not exist", given=path.name, allowed=[each.name for each in path.parent.iterdir()]
+            f"'{source}' does not exist", given=path.name, allowed=there, mend="the folder of a run, adapter or model"
         )
     return Target(None, source, None)
+
+
+def _holds(folder: Path) -> bool:
+    """Whether a folder is an adapter's or a model's."""
+    return any((folder / file).is_file() for file in ("adapter.json", "config.json"))
 
 
 def _of_run(path: Path, record: dict[str, Any], base: str | None) -> Target:
@@ -223,6 +236,7 @@ def _recorded(folder: Path, record: dict[str, Any], *, force: bool) -> bool:
         OutputError: it holds something else, and replacing it was not asked for or is not allowed.
     """
     path = folder / RECORD
+    refuse_file(folder)
     if (folder / "config.yaml").exists():
         raise OutputError(f"'{folder}' holds a training run, which no evaluation replaces", mend="--out another/folder")
     if not path.is_file():

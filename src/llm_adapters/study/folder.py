@@ -39,6 +39,19 @@ def fresh_folder(folder: Path, *, force: bool) -> Path:
     return folder
 
 
+def refuse_file(folder: Path) -> None:
+    """Refuse a path that cannot be a folder because it, or what it lies in, is a file.
+
+    Raises:
+        OutputError: it is so.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise OutputError(f"'{path}' is a file, so nothing can be written into it", mend="--out another/folder")
+            return
+
+
 @contextmanager
 def exclusively(folder: Path) -> Iterator[None]:
     """Hold a folder alone; a kill lets go of it. On file systems that know no locks nothing is held.

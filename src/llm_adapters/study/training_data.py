@@ -35,9 +35,12 @@ class TrainingData:
         """
         numbered = load_numbered(section.train, split="train", size=section.size, seed=seed)
         rows, examples = [place + 1 for place, _ in numbered], [example for _, example in numbered]
+        _check_outputs(examples, rows, section.train)
         asked = section.validation
         if not isinstance(asked, int):
-            return cls(examples, rows, [] if asked is None else _read(asked))
+            validation = [] if asked is None else _read(asked)
+            _check_outputs(validation, range(1, len(validation) + 1), str(asked))
+            return cls(examples, rows, validation)
         if asked >= len(examples):
             raise DataError(
                 f"data.validation holds out {asked} rows, and the training data has {len(examples)}",
@@ -46,6 +49,20 @@ class TrainingData:
         order = shuffled(stable_random("validation", seed), range(len(examples)))
         held_out, rest = sorted(order[:asked]), sorted(order[asked:])
         return cls([examples[i] for i in rest], [rows[i] for i in rest], [examples[i] for i in held_out])
+
+
+def _check_outputs(examples: Sequence[Example], rows: Sequence[int], source: str) -> None:
+    """Refuse examples that teach nothing.
+
+    Raises:
+        DataError: an example has no output.
+    """
+    bare = [row for row, example in zip(rows, examples, strict=True) if not example.output.strip()]
+    if bare:
+        raise DataError(
+            f"{source}: {len(bare)} of {len(examples)} examples have no 'output' to train on (first: row {bare[0]})",
+            mend="give every row the text that the model should write; to evaluate alone: llm-adapters evaluate",
+        )
 
 
 def _read(source: str) -> list[Example]:
