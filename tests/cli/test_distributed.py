@@ -24,7 +24,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sums(folder / "train.jsonl", 40)
     sums(folder / "test.jsonl", 8, start=60)
     (folder / "tiny.yaml").write_text(
-        "model: {source: model}\nadapter: {rank: 2}\ndata: {train: train.jsonl, validation: 8}\n"
+        "model: {source: model}\nadapter: [{rank: 2}, {method: prefix, tokens: 3}, {method: prompt, tokens: 2}]\n"
+        "data: {train: train.jsonl, validation: 8}\n"
         "train: {batch_size: 4, epochs: 2, learning_rate: 0.01}\n"
         "evaluate: {data: test.jsonl, size: null, max_new_tokens: 4}\n"
     )

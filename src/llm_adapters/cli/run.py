@@ -27,9 +27,11 @@ def carry_out(config: Path | None, set_: list[str] | None, out: Path | None, *, 
     from llm_adapters.study.run import execute, read_config
     from llm_adapters.train import Stop, Team
     from llm_adapters.train.sharding import is_sharded
+    from llm_adapters.train.team import leave
 
+    team = Team.join()
     try:
-        with Team.join().together() as team, Stop() as stop, Progress() as progress:
+        with team.together(), Stop() as stop, Progress() as progress:
             settings = read_config(config, set_ or [])
             folder = out or Path("runs") / settings.name
             if score and is_sharded(settings.train, team):
@@ -37,14 +39,18 @@ def carry_out(config: Path | None, set_: list[str] | None, out: Path | None, *, 
                     "train.distributed=fsdp shards the base, and evaluation needs it whole",
                     mend="llm-adapters train, then llm-adapters evaluate RUN; or train.distributed=ddp",
                 )
-            if not team.leads:
+            if team.leads:
+                execute(settings, folder, progress, force=force, score=score, stop=stop)
+            else:
                 follow(settings, folder, stop)
-                return
-            execute(settings, folder, progress, force=force, score=score, stop=stop)
     except Stopped as stopped:
-        if Team.join().leads:  # --force would start again
+        if team.leads:  # --force would start again
             again = shlex.join(["llm-adapters", *(part for part in sys.argv[1:] if part != "--force")])
-            typer.echo(f"{stopped}; to go on: {again}", err=True)
+            behind = ", behind the launcher" if team.size > 1 else ""
+            typer.echo(f"{stopped}; to go on: {again}{behind}", err=True)
+        return
+    leave()
+    if not team.leads:
         return
     report = write_report(folder)
     table = [line for line in report.read_text(encoding="utf-8").split("## Cost")[0].splitlines()[1:] if line]
