@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import llm_adapters
 import llm_adapters.report
 import llm_adapters.study.evaluation
-import llm_adapters.study.follow  # noqa: F401 – once here, not in every child
+import llm_adapters.study.follow  # once here, not in every child
 from llm_adapters.cli import main
 from team_of import ended, free_port, started
 from tiny_folder import sums, tiny_folder
@@ -108,16 +109,17 @@ def test_mistakes_are_said_once_by_the_leader(place: Path) -> None:
     "launcher",
     [
         "torch.distributed.run --nproc-per-node 2 --master-port PORT -m llm_adapters",
-        "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "
+        "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
         "--dynamo_backend no --main_process_port PORT -m llm_adapters",
     ],
 )
 def test_under_the_launchers_themselves(place: Path, launcher: str) -> None:
     words = launcher.replace("PORT", str(free_port())).split()
-    out = words[0].partition(".")[0]
+    out, source = words[0].partition(".")[0], str(Path(llm_adapters.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-m", *words, "train", "tiny.yaml", "--out", out],
-        cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": source},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("16 steps") == 1
