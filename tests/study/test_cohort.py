@@ -65,6 +65,10 @@ def _cohort(
     return folders
 
 
+def _last_loss(folder: Path) -> float:
+    return [row["loss"] for row in metrics(folder) if "loss" in row][-1]
+
+
 @pytest.fixture(scope="module")
 def whole(place: Path) -> dict[str, Path]:
     return _cohort(place, "whole")
@@ -84,7 +88,8 @@ def test_every_folder_is_that_of_the_run_alone(place: Path, whole: dict[str, Pat
     adapter, own = (load_file(each / "adapter" / "adapter.safetensors") for each in (folder, alone))
     assert max(gap(adapter[key], own[key]) for key in own) < 1e-4
     record, expected = (json.loads((each / "adapter" / "adapter.json").read_text()) for each in (folder, alone))
-    assert {**record, "sha256": ""} == {**expected, "sha256": ""}
+    rounded = {"sha256": "", "tensors_sha256": ""}  # equal up to rounding, see above
+    assert {**record, **rounded} == {**expected, **rounded}
     manifest, other = (json.loads((each / "manifest.json").read_text()) for each in (folder, alone))
     assert manifest["cohort"] == {"members": list(MEMBERS), "rows": ROWS}
     assert manifest.keys() - {"cohort"} == other.keys()
@@ -176,9 +181,9 @@ def test_training_only_and_a_run_that_goes_on_alone(place: Path, whole: dict[str
     with pytest.raises(Stopped):
         _cohort(place, "apart", watching=Watching("training", 5), score=False)
     alone = execute(_config(place, "series"), place / "apart" / "series", Watching(), score=False)
-    assert metrics(alone)[-1]["loss"] == pytest.approx(metrics(whole["series"])[-1]["loss"], rel=1e-5)
+    assert _last_loss(alone) == pytest.approx(_last_loss(whole["series"]), rel=1e-5)
     rest = _cohort(place, "apart", score=False)
-    assert metrics(rest["lora"])[-1]["loss"] == pytest.approx(metrics(whole["lora"])[-1]["loss"], rel=1e-5)
+    assert _last_loss(rest["lora"]) == pytest.approx(_last_loss(whole["lora"]), rel=1e-5)
     assert not (rest["lora"] / "eval").exists()
 
 

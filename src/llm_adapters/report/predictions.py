@@ -12,7 +12,7 @@ from llm_adapters.evaluation.outcomes import predictions
 from llm_adapters.evaluation.rows import Row
 from llm_adapters.report.collect import Run
 
-LIMIT = 8 * 2**20
+LIMIT = 4 * 2**20
 """Characters of JSON that all predictions of a page may take."""
 
 
@@ -33,7 +33,7 @@ class Drill:
 
 def drill_down(runs: Sequence[Run], *, limit: int = LIMIT) -> Drill:
     """The predictions of runs in that order, until ``limit`` is reached; each question is held once."""
-    drill, places, used = Drill(), dict[str, int](), 0
+    drill, places, used = Drill(), dict[tuple[Any, ...], int](), 0
     bases: dict[Path, dict[tuple[str, str, int], Row]] = {}
     for i, run in enumerate(runs):
         folder = run.trial.folder / "eval"
@@ -54,7 +54,7 @@ def drill_down(runs: Sequence[Run], *, limit: int = LIMIT) -> Drill:
                 row["gold"],
                 *(base.get(k) for k in ("completion", "answer", "status")),
             ]
-            name = json.dumps(asked)
+            name = tuple(asked)
             if name not in places:
                 places[name] = len(drill.asked) + len(fresh)
                 fresh.append(asked)

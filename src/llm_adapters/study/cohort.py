@@ -15,8 +15,8 @@ from llm_adapters.evaluation.suite import Suite
 from llm_adapters.study.begun import differences, open_run
 from llm_adapters.study.cohort_run import CohortRun, Seat
 from llm_adapters.study.folder import MANIFEST
-from llm_adapters.study.plan import Plan
 from llm_adapters.study.run import Observer
+from llm_adapters.study.run_plan import RunPlan
 from llm_adapters.train import Stop, Team
 
 
@@ -101,18 +101,18 @@ def _check(configs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
             )
 
 
-def _plans(configs: Sequence[RunConfig], *, score: bool) -> list[Plan]:
+def _plans(configs: Sequence[RunConfig], *, score: bool) -> list[RunPlan]:
     """Everything that is known before weights are loaded; runs that ask the same share the very suites."""
     known: dict[str, Sequence[Suite]] = {}
     plans = []
     for config in configs:
-        plan = Plan.of(config, score=score)
+        plan = RunPlan.of(config, score=score)
         asked = [config.data.template, config.seed, config.evaluate.model_dump(mode="json")]
         plans.append(replace(plan, suites=known.setdefault(json.dumps(asked), plan.suites)))
     return plans
 
 
-def _is_complete(folder: Path, plan: Plan) -> bool:
+def _is_complete(folder: Path, plan: RunPlan) -> bool:
     """Whether the folder holds this very run, complete; another one is refused later."""
     if not (folder / MANIFEST).is_file():
         return False

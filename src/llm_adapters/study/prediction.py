@@ -39,7 +39,9 @@ def predict(trials: Sequence[Trial], note: Callable[[str], None]) -> list[Predic
     """
     if find_spec(_MODULE) is None:
         return None
-    plan: Callable[[RunConfig], Any] = importlib.import_module(_MODULE).plan
+    plan: Callable[[RunConfig], Any] | None = getattr(importlib.import_module(_MODULE), "plan", None)
+    if plan is None:
+        return None
     known: dict[str, Prediction] = {}
     for trial in trials:
         key = _key(trial)

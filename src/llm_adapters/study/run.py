@@ -30,7 +30,7 @@ from llm_adapters.model import load_model
 from llm_adapters.model.quantised_linears import parameter_count
 from llm_adapters.study.begun import open_run
 from llm_adapters.study.folder import MANIFEST, write_whole
-from llm_adapters.study.plan import Plan
+from llm_adapters.study.run_plan import RunPlan
 from llm_adapters.study.shared_base import take_over
 from llm_adapters.train import Metrics, Stop, Team, TrainResult, total_steps, train
 from llm_adapters.train.sharding import is_sharded, placement
@@ -84,7 +84,7 @@ def execute(
         Stopped: ``stop`` was asked; the same call goes on.
     """
     started = time.perf_counter()
-    plan = Plan.of(config, score=score)
+    plan = RunPlan.of(config, score=score)
     data, suites = plan.data, plan.suites
     with open_run(folder, plan.record, plan.digests, observer.note, force=force):
         run = _Run.prepare(config, plan.template, folder, observer)

@@ -84,14 +84,15 @@ class Worker:
     def settle(
         self,
         entries: Sequence[Entry],
-        together: Callable[[Sequence[Entry]], None] | None = None,
+        together: Callable[[Sequence[Entry]], Mapping[str, str]] = lambda _entries: {},
         ended_early: Callable[[], tuple[int, float] | None] = lambda: None,
     ) -> None:
         """Carry out claimed runs, and write into the ledger what came of each.
 
         Args:
             entries: the runs.
-            together: carries them out at once, as far as it can; what is not complete then is carried out alone.
+            together: carries them out at once, and gives by id why runs failed; what is neither complete nor failed
+                then is carried out alone.
             ended_early: of a run that was not among the best, step and loss; None where the user asked to stop.
 
         Raises:
@@ -99,10 +100,13 @@ class Worker:
         """
         left = {entry.id: entry for entry in entries}
         try:
-            if together is not None:
-                together(entries)
+            failed = together(entries)
             for entry in entries:
-                self._settle(entry, ended_early)
+                if entry.id in failed:
+                    self.ledger.record(entry.id, "failed", self.name, error=failed[entry.id])
+                    self.observer.note(f"{entry.id} failed: {failed[entry.id]}")
+                else:
+                    self._settle(entry, ended_early)
                 del left[entry.id]
         except (Stopped, KeyboardInterrupt):
             with suppress(Stopped, KeyboardInterrupt):

@@ -23,7 +23,7 @@ from llm_adapters.train.sharding import is_sharded, refuse_quantised
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """A run before it begins.
 
     Attributes:
@@ -42,7 +42,7 @@ class Plan:
     digests: dict[str, str | None]
 
     @classmethod
-    def of(cls, config: RunConfig, *, score: bool) -> Plan:
+    def of(cls, config: RunConfig, *, score: bool) -> RunPlan:
         """Read everything that a configuration names, but for the model's weights.
 
         Raises:
