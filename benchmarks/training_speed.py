@@ -121,6 +121,7 @@ def ours(plan: dict[str, Any]) -> tuple[list[float], float]:
     from llm_adapters.config.schema import TrainSection
     from llm_adapters.data.encoding import Encoded
     from llm_adapters.train.stepper import Numbered, Stepper
+    from llm_adapters.train.team import Team
 
     model, tokenizer = la.load_model(plan["base"])
     sizes = {
@@ -134,7 +135,7 @@ def ours(plan: dict[str, Any]) -> tuple[list[float], float]:
     settings = TrainSection(batch_size=BATCH, warmup=0, schedule="constant")
     stepper = Stepper(
         model, adapter, settings, learning_rate=RATE, steps=len(plan["batches"]), pad_id=tokenizer.pad_token_id,
-        note=print,
+        note=print, team=Team(),
     )  # fmt: skip
     model.train()
     losses, start = [], 0.0

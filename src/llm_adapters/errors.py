@@ -18,7 +18,12 @@ class UserError(ValueError):
         given: the value that was given; the nearest of ``allowed`` is looked up by it.
         allowed: the values that are possible here.
         mend: what to type or change.
+
+    Attributes:
+        told: whether another process of the same command prints it.
     """
+
+    told = False
 
     def __init__(
         self,

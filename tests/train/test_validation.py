@@ -7,6 +7,7 @@ import torch
 
 import llm_adapters as la
 from llm_adapters.data.collate import collate
+from llm_adapters.data.encoding import Encoded
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.position import Position
 from llm_adapters.train.validation import Validation
@@ -21,6 +22,11 @@ def _batches(model: torch.nn.Module) -> Batches:
     return Batches(model, pad_id=0, device=torch.device("cpu"))
 
 
+def _measured(model: torch.nn.Module, rows: list[Encoded], size: int) -> float:
+    validation = Validation(rows)
+    return validation.mean([validation.measure(model, _batches(model), size)])
+
+
 def _losses(folder: Path) -> dict[float, float]:
     return {row["step"]: row["validation_loss"] for row in metrics(folder) if "validation_loss" in row}
 
@@ -30,7 +36,7 @@ def test_the_loss_is_the_mean_over_label_tokens_of_the_model_as_it_is() -> None:
     put_on(model, small("lora", dropout=0.9), "a")
     rows = examples(7)
     torch.manual_seed(5)
-    measured = [Validation(rows).measure(model, _batches(model), size) for size in (7, 2)]
+    measured = [_measured(model, rows, size) for size in (7, 2)]
     assert model.training
     after = torch.rand(1)
     torch.manual_seed(5)
@@ -64,7 +70,7 @@ def test_the_adapter_ends_as_it_was_at_the_best_validation(tmp_path: Path) -> No
     model = tiny_model("llama")
     kept = la.attach(model, tmp_path / "checkpoints" / f"step-{best}", "kept")
     assert same(dict(kept.state_dict()), adapter)
-    again = Validation(noise(8)).measure(model, _batches(model), 8)
+    again = _measured(model, noise(8), 8)
     assert again == pytest.approx(losses[best], rel=1e-6)
 
 

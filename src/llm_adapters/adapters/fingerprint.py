@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm_adapters.adapters.base import Base
 from llm_adapters.model.quantised_linears import quantised_linears
@@ -15,6 +16,12 @@ from llm_adapters.model.quantised_linears import quantised_linears
 _PER_TENSOR = 4  # numbers sampled from every parameter
 _SHARED = 0.02  # half precision moves what quantisation leaves alone by less than this share
 _EXACT = 1e-3  # within one dtype only the rounding to four digits is left
+_kept: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+
+
+def keep_fingerprint(base: Base, known: dict[str, Any]) -> None:
+    """Let this be the fingerprint from now on: of a base whose weights will not be all in this process."""
+    _kept[base.model] = known
 
 
 def fingerprint(base: Base) -> dict[str, Any]:
@@ -24,6 +31,8 @@ def fingerprint(base: Base) -> dict[str, Any]:
     samples the matrices, comparable within one dtype only. Both are empty on ``meta``, ``linears`` where it is
     quantised too: an adapter trained on a quantised base fits the unquantised one, and the other way round.
     """
+    if base.model in _kept:
+        return _kept[base.model]
     config = base.model.config.get_text_config(decoder=True)
     name = str(base.model.config.name_or_path or "")
     packed = {id(p) for m in quantised_linears(base.model) for key, p in m.named_parameters() if key != "bias"}

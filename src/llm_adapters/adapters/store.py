@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
 
 from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.base import Base
@@ -95,6 +96,30 @@ def load(folder: Path, name: str, base: Base, *, allow_other_base: bool = False)
     Raises:
         AdapterError: there is no adapter in ``folder``, its files are damaged, or it was trained on another base.
     """
+    record, data = _read(folder, base, allow_other_base=allow_other_base)
+    methods = [parse_method(recipe) for recipe in record["methods"]]
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten: it shall not move the user's seed
+        adapter = Adapter.build(name, [_without_text(method) for method in methods], base)
+    try:
+        state = tensors_from_bytes(data)
+        first = next(iter(state.values()))
+        adapter.to(first.dtype).load_state_dict(state)
+    except (SafetensorError, RuntimeError, StopIteration) as failure:
+        raise AdapterError(
+            f"'{folder / _TENSORS}' does not hold the parameters that '{_RECORD}' describes: {failure}",
+            mend="save the adapter again, or restore both files from the same save",
+        ) from failure
+    adapter.methods = tuple(methods)
+    return adapter
+
+
+def load_state(folder: Path, base: Base) -> dict[str, Tensor]:
+    """The parameters in ``folder`` for an adapter that is there already; errors as in :func:`load`."""
+    return tensors_from_bytes(_read(folder, base, allow_other_base=False)[1])
+
+
+def _read(folder: Path, base: Base, *, allow_other_base: bool) -> tuple[dict[str, Any], bytes]:
+    """Record and tensors of an adapter, found whole and to belong to ``base``."""
     record = read_record(folder)
     here, there = fingerprint(base), record["base"]
     structure, weights = differences(here, there)
@@ -113,21 +138,7 @@ def load(folder: Path, name: str, base: Base, *, allow_other_base: bool = False)
             "the adapter in '%s' was trained on a base that is %s; this one is %s, so its outputs differ a little",
             folder, *(fingerprinted.get("quantization") or "not quantised" for fingerprinted in (there, here)),
         )  # fmt: skip
-    data = _verified(folder / _TENSORS, record["tensors_sha256"])
-    methods = [parse_method(recipe) for recipe in record["methods"]]
-    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten: it shall not move the user's seed
-        adapter = Adapter.build(name, [_without_text(method) for method in methods], base)
-    try:
-        state = tensors_from_bytes(data)
-        first = next(iter(state.values()))
-        adapter.to(first.dtype).load_state_dict(state)
-    except (SafetensorError, RuntimeError, StopIteration) as failure:
-        raise AdapterError(
-            f"'{folder / _TENSORS}' does not hold the parameters that '{_RECORD}' describes: {failure}",
-            mend="save the adapter again, or restore both files from the same save",
-        ) from failure
-    adapter.methods = tuple(methods)
-    return adapter
+    return record, _verified(folder / _TENSORS, record["tensors_sha256"])
 
 
 def _without_text(method: Method) -> Method:

@@ -33,9 +33,11 @@ def main() -> None:
     for library in ("torchao", "torch.utils._pytree"):  # transformers imports it, it warns of what it was not built for
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
+        _refuse_processes(sys.argv[1:2])
         app()
     except UserError as mistake:
-        typer.echo(f"error: {mistake}", err=True)
+        if not mistake.told:
+            typer.echo(f"error: {mistake}", err=True)
         sys.exit(2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,3 +49,12 @@ def main() -> None:
         if end.code == INTERRUPTED:
             typer.echo("interrupted", err=True)
         raise
+
+
+def _refuse_processes(command: list[str]) -> None:
+    """Under ``torchrun`` or ``accelerate launch`` only training is shared; anything else would be done many times."""
+    together = [run.NAME, train.NAME]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and command and command[0] not in together:
+        mistake = UserError(f"'{command[0]}' runs in one process", mend=f"without the launcher; it is for {together}")
+        mistake.told = os.environ["RANK"] != "0"
+        raise mistake

@@ -68,6 +68,9 @@ class TrainSection(Strict):
     best by validation; the last ``keep_checkpoints`` and the best stay. ``validate_every`` empty is once an epoch;
     ``patience`` validations in a row without a new best end the training.
 
+    In several processes, ``distributed: fsdp`` shards the base over their devices; ``ddp``, and ``auto``, give it whole
+    to each.
+
     With ``packing`` the examples of a micro-batch stand in one row without padding, where the model's attention allows
     it; otherwise, and without, they are padded.
     """
@@ -88,6 +91,7 @@ class TrainSection(Strict):
     patience: Count | None = None
     gradient_checkpointing: bool = False
     packing: bool = True
+    distributed: Literal["auto", "ddp", "fsdp"] = "auto"
 
 
 class EvaluateSection(Strict):

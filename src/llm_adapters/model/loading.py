@@ -69,7 +69,7 @@ def load_model(
     """
     check_quantization(quantization)
     place = _device(device)
-    options = {"use_safetensors": True, "dtype": _dtype(dtype, place), **from_pretrained_options}
+    options = {"use_safetensors": True, "dtype": dtype_on(dtype, place), **from_pretrained_options}
     if place.type != "cpu":
         options.setdefault("device_map", {"": place})  # straight to the device, without a copy on the CPU
     hub = {name: options.pop(name) for name in _HUB_OPTIONS & options.keys()}
@@ -216,7 +216,8 @@ def _settle_pad(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) ->
         part.pad_token_id = tokenizer.pad_token_id
 
 
-def _dtype(dtype: str | torch.dtype, place: torch.device) -> torch.dtype:
+def dtype_on(dtype: str | torch.dtype, place: torch.device) -> torch.dtype:
+    """The dtype that ``dtype`` means for a model that runs on ``place``; see :func:`load_model` for "auto"."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":

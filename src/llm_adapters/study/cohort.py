@@ -17,7 +17,7 @@ from llm_adapters.study.cohort_run import CohortRun, Seat
 from llm_adapters.study.folder import MANIFEST
 from llm_adapters.study.run import Observer
 from llm_adapters.study.run_plan import RunPlan
-from llm_adapters.train import Stop
+from llm_adapters.train import Stop, Team
 
 
 def execute_cohort(
@@ -50,6 +50,7 @@ def execute_cohort(
 
     Raises:
         ConfigError: they have different bases, or share a folder.
+        TrainingError: this is one of several processes.
         UserError: as :func:`~.run.execute`; what keeps one run from beginning keeps all.
         Stopped: ``stop`` was asked; the same call goes on.
     """
@@ -79,6 +80,7 @@ def execute_cohort(
 
 def _check(configs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
     """Refuse what cannot be one cohort, before anything is read."""
+    Team.alone("a cohort")
     if not configs or len(configs) != len(folders):
         raise ConfigError(f"a cohort of {len(configs)} configurations for {len(folders)} folders", mend="one each")
     if len({folder.resolve() for folder in folders}) < len(folders):

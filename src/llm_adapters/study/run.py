@@ -32,7 +32,8 @@ from llm_adapters.study.begun import open_run
 from llm_adapters.study.folder import MANIFEST, write_whole
 from llm_adapters.study.run_plan import RunPlan
 from llm_adapters.study.shared_base import take_over
-from llm_adapters.train import Metrics, Stop, TrainResult, total_steps, train
+from llm_adapters.train import Metrics, Stop, Team, TrainResult, total_steps, train
+from llm_adapters.train.sharding import is_sharded, placement
 
 ADAPTER = "tuned"
 """Name of the trained adapter on the run's model, and of its rows in the predictions."""
@@ -124,8 +125,8 @@ class _Run:
         source = config.model
         observer.begin(f"loading {source.source}", None)
         model, tokenizer = load_model(
-            source.source, dtype=source.dtype, quantization=source.quantization,
-            trust_remote_code=source.trust_remote_code,
+            source.source, quantization=source.quantization, trust_remote_code=source.trust_remote_code,
+            **placement(config.train, source.dtype),
         )  # fmt: skip
         total = parameter_count(model)
         torch.manual_seed(config.seed)
@@ -185,8 +186,9 @@ class _Run:
             write_whole(record, json.dumps(asdict(result)) + "\n")
             if stop is not None and stop.asked:  # after the last look of the loop
                 raise Stopped("stopped after training")
-        detach(self.model, ADAPTER)
-        attach(self.model, saved, ADAPTER)
+        if not is_sharded(self.config.train, Team.join()):  # then nothing is evaluated
+            detach(self.model, ADAPTER)
+            attach(self.model, saved, ADAPTER)
         return result, max(0.0, result.seconds - here)
 
     def _train(

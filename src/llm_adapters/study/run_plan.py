@@ -15,10 +15,11 @@ from llm_adapters.data.templates import get_template
 from llm_adapters.evaluation.forgetting import plain_text
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import empty_model, find_sites
-from llm_adapters.model.quantization import check_quantization
+from llm_adapters.model.quantization import NONE, check_quantization, stored_quantization
 from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
 from llm_adapters.study.training_data import TrainingData
-from llm_adapters.train import TrainResult
+from llm_adapters.train import Team, TrainResult
+from llm_adapters.train.sharding import is_sharded, refuse_quantised
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,11 @@ def check_methods(config: RunConfig) -> None:
     Raises:
         SiteError, MethodError, ModelError, MissingExtraError: as loading and attaching would.
     """
-    check_quantization(config.model.quantization)
+    asked = config.model.quantization
+    check_quantization(asked)
     model = empty_model(config.model.source, trust_remote_code=config.model.trust_remote_code)
+    if is_sharded(config.train, Team.join()):
+        refuse_quantised(stored_quantization(model.config) if asked == NONE else asked)
     base = Base(model, find_sites(model))
     for method in config.adapter:
         method.count(base)

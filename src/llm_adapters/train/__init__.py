@@ -6,6 +6,7 @@ from llm_adapters.train.member import Member
 from llm_adapters.train.metrics import Metrics
 from llm_adapters.train.order import total_steps
 from llm_adapters.train.stop import Stop
+from llm_adapters.train.team import Team
 from llm_adapters.train.training import TrainResult, train
 
-__all__ = ["FAILED", "Member", "Metrics", "Stop", "TrainResult", "total_steps", "train", "train_cohort"]
+__all__ = ["FAILED", "Member", "Metrics", "Stop", "Team", "TrainResult", "total_steps", "train", "train_cohort"]

@@ -48,13 +48,18 @@ class Batches:
         Padded ones hold examples of like length; packed ones hold like numbers of tokens, so that the fullest, which
         sets the peak of memory, is as small as it can be.
         """
+        if self.packed:
+            return balanced(lengths, math.ceil(len(lengths) / size), size)
         order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-        if not self.packed:
-            return [order[i : i + size] for i in range(0, len(order), size)]
-        pieces: list[list[int]] = [[] for _ in range(math.ceil(len(lengths) / size))]
-        tokens = [0] * len(pieces)
-        for index in order:
-            least = min((t, i) for i, (t, piece) in enumerate(zip(tokens, pieces, strict=True)) if len(piece) < size)[1]
-            pieces[least].append(index)
-            tokens[least] += lengths[index]
-        return pieces
+        return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def balanced(lengths: Sequence[int], groups: int, size: int) -> list[list[int]]:
+    """Indices of all examples in so many groups of at most ``size``, with like numbers of tokens; some may be empty."""
+    found: list[list[int]] = [[] for _ in range(groups)]
+    tokens = [0] * groups
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        least = min((t, i) for i, (t, group) in enumerate(zip(tokens, found, strict=True)) if len(group) < size)[1]
+        found[least].append(index)
+        tokens[least] += lengths[index]
+    return found

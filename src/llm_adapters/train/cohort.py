@@ -17,6 +17,7 @@ from llm_adapters.train.memory import shrinking
 from llm_adapters.train.metrics import Metrics
 from llm_adapters.train.stepper import NotFinite, Numbered
 from llm_adapters.train.stop import Stop
+from llm_adapters.train.team import Team
 from llm_adapters.train.together import common_step, draws_of_its_own
 from llm_adapters.train.training import TrainResult, prepare, result_of
 
@@ -56,13 +57,14 @@ def train_cohort(
 
     Raises:
         DataError, OutputError, Stopped: as training alone.
-        TrainingError: memory does not suffice for one row.
+        TrainingError: memory does not suffice for one row, or this is one of several processes.
     """
+    team = Team.alone("a cohort")
     largest = max(member.settings.micro_batch or member.settings.batch_size for member in members)
     was_training = model.training
     seats: list[Seat] = []
     try:
-        cohort = _Cohort(model, seats, rows or largest, stop or Stop(), on_step, on_end, on_note)
+        cohort = _Cohort(model, seats, rows or largest, stop or Stop(), on_step, on_end, on_note, team)
         for index, member in enumerate(members):
             cohort.seat(index, member, pad_id, packed=all(each.settings.packing for each in members))
         if note := draws_of_its_own(model):
@@ -95,6 +97,7 @@ class _Cohort:
     on_step: Callable[[int, Metrics], None]
     on_end: Callable[[int, TrainResult], None]
     note: Callable[[str], None]
+    team: Team
     active: list[Seat] = field(default_factory=list)
 
     @property
@@ -108,7 +111,8 @@ class _Cohort:
             loop = prepare(
                 self.model, member.adapter, member.examples, member.settings, learning_rate=member.learning_rate,
                 pad_id=pad_id, seed=member.seed, folder=member.folder, validation=member.validation,
-                rows=member.rows, stop=self.stop, note=self.note, batches=self.batches if self.seats else None,
+                rows=member.rows, stop=self.stop, note=self.note, team=self.team,
+                batches=self.batches if self.seats else None,
             )  # fmt: skip
         self.seats.append(Seat(index, member, loop))
         self.batches.packed &= packed

@@ -15,9 +15,11 @@ from llm_adapters.train.checkpoint import Checkpoints, damage
 from llm_adapters.train.memory import shrinking
 from llm_adapters.train.metrics import Metrics, MetricsLog
 from llm_adapters.train.order import Order
+from llm_adapters.train.randomness import seed_step
 from llm_adapters.train.state import TrainingState
 from llm_adapters.train.stepper import NotFinite, Numbered, Stepper
 from llm_adapters.train.stop import Stop
+from llm_adapters.train.team import Team
 from llm_adapters.train.validation import Validation
 
 
@@ -38,13 +40,14 @@ class Loop:
     checkpoints: Checkpoints
     stop: Stop
     note: Callable[[str], None]
+    team: Team
     log: MetricsLog = field(init=False)
     _began: float = field(init=False)
     _written: float = field(init=False)
 
     def run(self, metrics: Path, on_step: Callable[[Metrics], None] | None) -> None:
         """Train to the end, from the newest checkpoint if there is one."""
-        self.begin(metrics, self.checkpoints.newest())
+        self.begin(metrics, self.team.from_leader(self.checkpoints.newest))
         position = self.state.position
         try:
             with self.stop.deferred():
@@ -53,24 +56,25 @@ class Loop:
                     if on_step is not None:
                         on_step(row)
                     best, position.micro_batch = self.validate(position.micro_batch)
-                    asked = self.stop.asked  # once: a signal may come between two looks
-                    if best or asked or self.due():
+                    asked = self.team.any(self.stop.asked)  # once: a signal may come between two looks
+                    if self.team.leads and (best or asked or self.due()):
                         self.save()
                     if asked:
                         raise Stopped(f"stopped after step {position.step} of {self.steps}")
         finally:
             self.log.close()
-        self.take_best()
+        self.team.from_leader(self.take_best)
+        self.team.copy_from_leader(self.state.adapter.state_dict().values())
 
     def begin(self, metrics: Path, checkpoint: Path | None) -> None:
         """Go on from a checkpoint, or begin; the rows of ``metrics`` after it will be written again."""
         if checkpoint is not None:
-            self.state.restore(checkpoint)
+            self.state.restore(checkpoint, self.team)
             self.state.position.resumed.append(self.state.position.step)
             self.note(f"going on from '{checkpoint}'")
         position = self.state.position
-        self.log = MetricsLog(metrics, position.step)
-        if len(self.log.losses) < position.step:
+        self.log = MetricsLog(metrics if self.team.leads else None, position.step)
+        if self.team.leads and len(self.log.losses) < position.step:
             lacking = position.step - len(self.log.losses)
             self.note(f"'{metrics}' lacks {lacking} of the rows before step {position.step}")
         self._written = time.perf_counter()
@@ -87,6 +91,7 @@ class Loop:
 
     def _step(self) -> Metrics:
         position, rate, batch = self.state.position, self.stepper.learning_rate, self.batch()
+        seed_step(self.order.seed, position.step, self.team)
         try:
             loss, norm, position.micro_batch = self.stepper.step(batch, position.micro_batch)
         except (NotFinite, RuntimeError) as failure:
@@ -137,8 +142,8 @@ class Loop:
         position, every = self.state.position, self.settings.validate_every or self.order.steps_per_epoch
         if self.validation is None or (position.step % every and position.step < self.steps):
             return False, micro_batch
-        measure, batches = self.validation.measure, self.stepper.batches
-        loss, micro_batch = shrinking(lambda size: measure(self.stepper.model, batches, size), micro_batch, self.note)
+        parts, micro_batch = shrinking(self._validation_losses, micro_batch, self.note, on_any=self.stepper.ran_out)
+        loss = self.validation.mean(self.team.gather(parts))
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the validation loss is {loss} after step {position.step}",
@@ -146,6 +151,11 @@ class Loop:
             )
         self.log.add({"step": position.step, "validation_loss": loss})
         return position.judge(loss), micro_batch
+
+    def _validation_losses(self, size: int) -> dict[int, float]:
+        assert self.validation is not None
+        with self.stepper.passes():
+            return self.validation.measure(self.stepper.model, self.stepper.batches, size, self.team)
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""

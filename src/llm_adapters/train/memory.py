@@ -14,28 +14,42 @@ from llm_adapters.model.memory import is_out_of_memory
 T = TypeVar("T")
 
 
-def shrinking(work: Callable[[int], T], size: int, note: Callable[[str], None]) -> tuple[T, int]:
+def shrinking(
+    work: Callable[[int], T],
+    size: int,
+    note: Callable[[str], None],
+    *,
+    rows: int | None = None,
+    on_any: Callable[[bool], bool] = bool,
+) -> tuple[T, int]:
     """``work(size)``, again with half the size as long as memory runs out; gives the size that went well.
 
     Args:
         work: may be called again after a failure; it takes back what it had begun.
         size: rows that go through the model at once.
         note: told once of every new size.
+        rows: how many there are at most; memory for more was not missing.
+        on_any: whether memory ran out on any process, given whether it did on this one.
 
     Raises:
         TrainingError: a single row is too much.
     """
     while True:
+        found: list[T] = []
         try:
-            return work(size), size
+            found.append(work(size))
         except RuntimeError as failure:
             if not is_out_of_memory(failure):
                 raise
-            if size == 1:
-                raise TrainingError(
-                    "out of memory with a single row at a time",
-                    mend="a smaller data.max_length, or train.gradient_checkpointing=true",
-                ) from failure
+        if not on_any(not found):
+            return found[0], size
+        found.clear()
+        size = size if rows is None else max(1, min(size, rows))
+        if size == 1:
+            raise TrainingError(
+                "out of memory with a single row at a time",
+                mend="a smaller data.max_length, or train.gradient_checkpointing=true",
+            )
         # Only here, with the failure and the tensors that its traceback holds gone, can memory be given back.
         gc.collect()
         if torch.cuda.is_available():

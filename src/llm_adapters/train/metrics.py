@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from llm_adapters.train.disk import writing
 
@@ -18,14 +19,19 @@ class MetricsLog:
         rows: all rows, those of earlier sessions included.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        """Open ``path`` with the rows up to ``step``; a line that was being written at a kill is no row."""
-        self.path = path
+    def __init__(self, path: Path | None, step: int) -> None:
+        """Open ``path`` with the rows up to ``step``; a line that was being written at a kill is no row.
+
+        None writes nothing: for a process that does not lead.
+        """
         self.rows: list[Metrics] = []
-        with writing(self.path):
-            kept = self._read(step)
-            self._file = path.open("ab", buffering=0)  # nothing is left to be written on closing
-            self._file.truncate(kept)
+        self.path = Path(os.devnull) if path is None else path
+        self._file: BinaryIO | None = None
+        if path is not None:
+            with writing(path):
+                kept = self._read(step)
+                self._file = path.open("ab", buffering=0)  # nothing is left to be written on closing
+                self._file.truncate(kept)
 
     def _read(self, step: int) -> int:
         """Read the rows up to ``step``; gives the number of bytes that they take."""
@@ -50,17 +56,19 @@ class MetricsLog:
         self.rows.append(row)
         data = (json.dumps(row) + "\n").encode()
         with writing(self.path):
-            while data:  # a write may take a part: on a disk that is nearly full, for one
+            while data and self._file is not None:  # a write may take a part: on a disk that is nearly full, for one
                 data = data[self._file.write(data) :]
 
     def sync(self) -> None:
         """Wait until all rows are on disk: what a checkpoint covers must not be lost when it is kept."""
-        with writing(self.path):
-            os.fsync(self._file.fileno())
+        if self._file is not None:
+            with writing(self.path):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     @property
     def losses(self) -> list[float]:

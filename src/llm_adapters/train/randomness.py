@@ -10,12 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm_adapters.data.seeding import stable_random
+from llm_adapters.train.team import Team
+
 
 def seed_all(seed: int) -> None:
     """Seed every generator that training may draw from; NumPy takes 32 bits."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def seed_step(seed: int, step: int, team: Team) -> None:
+    """Seed a step in several processes: each draws its own numbers, the same in every session of as many processes.
+
+    One process alone draws on from where it stands.
+    """
+    if team.size > 1:
+        seed_all(int(stable_random("step", seed, step, team.rank).random() * 2**53))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from llm_adapters.adapters.adapter import Adapter
-from llm_adapters.adapters.store import files_of, load
+from llm_adapters.adapters.store import files_of, load_state
 from llm_adapters.errors import OutputError
 from llm_adapters.train.position import Position
 from llm_adapters.train.randomness import RandomState
+from llm_adapters.train.team import Team
 
 _OPTIMIZER, _RANDOM, _POSITION = "optimizer.safetensors", "random.safetensors", "position.json"
 
@@ -49,18 +51,42 @@ class TrainingState:
         }
         return {
             **files_of(self.adapter),
-            _OPTIMIZER: tensors_to_bytes(self._moments()),
+            _OPTIMIZER: tensors_to_bytes(
+                {f"{name}/{kind}": value.detach().cpu().contiguous() for name, kind, value in self._moments()}
+            ),
             _RANDOM: tensors_to_bytes(random.tensors),
             _POSITION: (json.dumps(plain) + "\n").encode(),
         }
 
-    def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint that was found whole.
+    def restore(self, folder: Path | None, team: Team) -> None:
+        """Go on from a checkpoint that was found whole; the leader reads it for all.
+
+        Args:
+            folder: of the checkpoint; only the leader's counts.
+            team: of any size, whatever that was when the checkpoint was written.
 
         Raises:
             OutputError: it is one of another training.
             AdapterError: it belongs to another base.
         """
+        plain, kinds = team.from_leader(lambda: self._read(folder))
+        if not team.leads:
+            for parameter, name in self.names.items():
+                self.optimizer.state[parameter] = {
+                    kind: torch.empty(shape, dtype=getattr(torch, dtype), device=parameter.device)
+                    for of, kind, shape, dtype in kinds
+                    if of == name
+                }
+        team.copy_from_leader(self.adapter.state_dict().values())
+        team.copy_from_leader(value for _, _, value in self._moments())
+        self.schedule.load_state_dict({**plain["schedule"], "lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
+        for group, rate in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
+            group["lr"] = rate
+        self.position = Position(**plain["position"])
+
+    def _read(self, folder: Path | None) -> tuple[dict[str, Any], list[tuple[str, str, list[int], str]]]:
+        """Take over adapter, moments and random numbers; gives the rest, and name, shape and dtype of every moment."""
+        assert folder is not None
         plain: dict[str, Any] = json.loads((folder / _POSITION).read_text(encoding="utf-8"))
         changed = [name for name, digest in self.identity.items() if plain["identity"].get(name) != digest]
         if changed:
@@ -74,24 +100,21 @@ class TrainingState:
             name, _, kind = key.rpartition("/")
             moments.setdefault(name, {})[kind] = value
         for parameter, name in self.names.items():
-            if name in moments:  # Adam counts its steps on the CPU
+            if name in moments:
                 self.optimizer.state[parameter] = {
-                    kind: value if kind == "step" else value.to(parameter.device)
-                    for kind, value in moments[name].items()
+                    kind: value.to(parameter.device) for kind, value in moments[name].items()
                 }
-        self.schedule.load_state_dict({**plain["schedule"], "lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
-        for group, rate in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
-            group["lr"] = rate
-        self.position = Position(**plain["position"])
         RandomState(plain["random"], tensors_from_bytes((folder / _RANDOM).read_bytes())).restore()
+        return plain, [
+            (name, kind, list(value.shape), str(value.dtype).removeprefix("torch."))
+            for name, kind, value in self._moments()
+        ]
 
     def restore_adapter(self, folder: Path) -> None:
         """Give the adapter the parameters that it had at a checkpoint."""
-        self.adapter.load_state_dict(load(folder, self.adapter.name, self.adapter.base).state_dict())
+        self.adapter.load_state_dict(load_state(folder, self.adapter.base))
 
-    def _moments(self) -> dict[str, Tensor]:
-        return {
-            f"{self.names[parameter]}/{kind}": torch.as_tensor(value).detach().cpu().contiguous()
-            for parameter, moments in self.optimizer.state.items()
-            for kind, value in moments.items()
-        }
+    def _moments(self) -> Iterator[tuple[str, str, Tensor]]:
+        """Name of the parameter, kind and value of everything that the optimiser keeps."""
+        for parameter, moments in self.optimizer.state.items():
+            yield from ((self.names[parameter], kind, torch.as_tensor(value)) for kind, value in moments.items())

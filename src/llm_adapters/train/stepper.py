@@ -1,24 +1,26 @@
-"""One optimiser step, through accelerate: micro-batches, clipping, AdamW, schedule."""
+"""One optimiser step: each process's share of the batch in micro-batches, clipping, AdamW, schedule."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import Encoded
-from llm_adapters.errors import UserError
-from llm_adapters.train.batches import Batches
+from llm_adapters.errors import TrainingError
+from llm_adapters.train.batches import Batches, balanced
 from llm_adapters.train.loss import labelled_tokens, summed_loss
 from llm_adapters.train.memory import shrinking
 from llm_adapters.train.randomness import RandomState
 from llm_adapters.train.schedule import scheduler
+from llm_adapters.train.sharding import is_sharded, shard
+from llm_adapters.train.team import Team
 
 
 class Numbered(NamedTuple):
@@ -37,14 +39,15 @@ class NotFinite(ArithmeticError):  # noqa: N818 – the loop makes the user's er
 
     def __init__(self, what: str, rows: Sequence[int]) -> None:
         super().__init__(what)
-        self.rows = sorted(rows)
+        self.rows = sorted(set(rows))
 
 
 class Stepper:
     """Model, optimiser and schedule of a training under way.
 
     Args:
-        note: told when the micro-batch shrinks.
+        note: told when the micro-batch, the rows that go through the model at once, shrinks for a lack of memory.
+        team: the processes that share every batch; all of them take every step.
         batches: how examples go through the model, if that is known already.
     """
 
@@ -58,34 +61,52 @@ class Stepper:
         steps: int,
         pad_id: int,
         note: Callable[[str], None],
+        team: Team,
         batches: Batches | None = None,
     ) -> None:
-        self.accelerator = Accelerator()
-        # The recipe alone decides: a mixed precision from the environment, or from a Trainer that ran before in this
-        # process, would wrap the base's forward for good.
-        self.accelerator.native_amp, self.accelerator.scaler = False, None
-        if self.accelerator.num_processes > 1:
-            raise UserError(
-                f"training in {self.accelerator.num_processes} processes is not possible yet",
-                mend="start one process",
-            )
+        self.model, self.settings, self.note, self.team = model, settings, note, team
+        self.sharded = is_sharded(settings, team)
+        self.device = team.device() if self.sharded else adapter.base.device
+        plain = adapter.base.model
+        # Only the leader tries: of a base that is to be sharded the others do not have the weights.
+        tries = settings.packing and team.leads
+        self.batches = batches or Batches(plain, pad_id=pad_id, device=self.device, packed=tries)
+        self.batches.packed = team.from_leader(lambda: self.batches.packed)
+        if self.sharded:
+            shard(plain, adapter, team)
+        else:
+            team.copy_from_leader(adapter.state_dict().values())
+        self.plain: Any = plain
         self.parameters = [p for p in adapter.parameters() if p.requires_grad]
-        self.settings, self.note = settings, note
-        self.device: torch.device = self.accelerator.device
-        self.plain_optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             self.parameters, lr=learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        self.schedule = scheduler(self.plain_optimizer, steps=steps, warmup=settings.warmup, schedule=settings.schedule)
-        self.model, self.optimizer = self.accelerator.prepare(model, self.plain_optimizer)
-        plain = self.accelerator.unwrap_model(self.model)
-        self.batches = batches or Batches(plain, pad_id=pad_id, device=self.device, packed=settings.packing)
+        self.schedule = scheduler(self.optimizer, steps=steps, warmup=settings.warmup, schedule=settings.schedule)
         if settings.gradient_checkpointing:
-            plain.gradient_checkpointing_enable({"use_reentrant": False})
+            self.plain.gradient_checkpointing_enable({"use_reentrant": False})
 
     def close(self) -> None:
-        """Leave the model as it was found."""
+        """Leave the model as it was found; a sharded base stays so."""
         if self.settings.gradient_checkpointing:
-            self.accelerator.unwrap_model(self.model).gradient_checkpointing_disable()
+            self.plain.gradient_checkpointing_disable()
+
+    def passes(self) -> AbstractContextManager[None]:
+        """What passes through the model stand in: over a sharded base no process can do without the others."""
+        return self.team.entangled() if self.sharded else nullcontext()
+
+    def ran_out(self, here: bool) -> bool:
+        """Whether any process ran out of memory.
+
+        Raises:
+            TrainingError: this one did, over a sharded base, where the others now wait for it in vain.
+        """
+        if self.sharded and here:
+            with self.team.entangled():
+                raise TrainingError(
+                    f"out of memory on process {self.team.rank}, which over a sharded base ends the training",
+                    mend="a smaller train.micro_batch, or train.gradient_checkpointing=true; the same command goes on",
+                )
+        return self.team.any(here)
 
     @property
     def learning_rate(self) -> float:
@@ -103,48 +124,67 @@ class Stepper:
             TrainingError: out of memory with a single row.
         """
         before = RandomState.take(self.device)
+        lengths = [len(row.example.input_ids) for row in batch]
+        most = math.ceil(len(batch) / self.team.size)
+        mine = [batch[index] for index in balanced(lengths, self.team.size, most)[self.team.rank]]
+        total = sum(labelled_tokens(row.example.labels) for row in batch)
 
-        def attempt(size: int) -> float:
+        def attempt(size: int) -> tuple[float, list[int]]:
             before.restore()
             self.optimizer.zero_grad(set_to_none=True)
-            return self._gradients(batch, size)
+            return self._gradients(mine, batch[:1], total, passes=math.ceil(most / size), size=size)
 
         try:
-            mean, size = shrinking(attempt, micro_batch, self.note)
+            found, size = shrinking(attempt, micro_batch, self.note, rows=most, on_any=self.ran_out)
+            parts = self.team.gather(found)
+            mean, suspects = sum(loss for loss, _ in parts), [row for _, rows in parts for row in rows]
+            if suspects or not math.isfinite(mean):
+                raise NotFinite(f"the loss is {mean}", suspects or [row.row for row in batch])
+            self.team.sum_gradients(self.parameters)
             norm = self.update(batch)
         finally:
             self.optimizer.zero_grad(set_to_none=True)
         return mean, norm, size
 
     def update(self, batch: Sequence[Numbered]) -> float:
-        """Clip the gradients that ``batch`` gave and take the step; gives their norm before clipping.
+        """Clip the gradients that ``batch`` gave, of all processes, and take the step; their norm before clipping.
 
         Raises:
             NotFinite: the gradient is no number; nothing was changed.
         """
         limit = math.inf if self.settings.max_grad_norm is None else self.settings.max_grad_norm
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters, limit))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
         if not math.isfinite(norm):
             raise NotFinite(f"the gradient's norm is {norm}", [row for row, _ in batch])
         self.optimizer.step()
         self.schedule.step()
         return norm
 
-    def _gradients(self, batch: Sequence[Numbered], size: int) -> float:
-        """The mean loss over the batch's labelled tokens, and its gradients, from pieces of ``size`` rows."""
-        indices = self.batches.pieces([len(row.example.input_ids) for row in batch], size)
-        pieces = [[batch[index] for index in piece] for piece in indices]
-        total = sum(labelled_tokens(row.example.labels) for row in batch)
+    def _gradients(
+        self, rows: Sequence[Numbered], filler: Sequence[Numbered], total: int, *, passes: int, size: int
+    ) -> tuple[float, list[int]]:
+        """The loss of some rows, as a share of the mean over ``total`` labelled tokens, and its gradients.
+
+        Args:
+            rows: this process's, in pieces of ``size``.
+            filler: what goes through a sharded base in vain, where this process has fewer pieces than another.
+            passes: how many pieces the others have at most.
+
+        Returns:
+            The loss, and the rows whose loss is no number.
+        """
+        indices = self.batches.pieces([len(row.example.input_ids) for row in rows], size) if rows else []
+        pieces = [([rows[index] for index in piece], 1.0) for piece in indices]
+        if self.sharded:
+            pieces += [(list(filler), 0.0)] * (passes - len(pieces))
         mean = 0.0
         suspects: list[int] = []
-        for piece in pieces:
-            with self.batches.in_force():
-                loss = summed_loss(self.model, self.batches.tensors([row.example for row in piece])) / total
-                self.accelerator.backward(loss)
+        for piece, weight in pieces:
+            with self.passes(), self.batches.in_force():
+                loss = summed_loss(self.model, self.batches.tensors([row.example for row in piece])) * weight / total
+                loss.backward()
             value = float(loss.detach())
             mean += value
             if not math.isfinite(value):
                 suspects += [row.row for row in piece]
-        if suspects or not math.isfinite(mean):
-            raise NotFinite(f"the loss is {mean}", suspects or [row.row for row in batch])
-        return mean
+        return mean, suspects

@@ -10,12 +10,14 @@ from types import FrameType
 from typing import Any
 
 from llm_adapters.errors import Stopped
+from llm_adapters.train.team import Team
 
 
 class Stop:
     """Within ``with stop:`` the first SIGTERM or Ctrl-C stops at once, within ``with stop.deferred():`` when it suits.
 
-    A second Ctrl-C is a ``KeyboardInterrupt`` wherever it comes. Outside the main thread, where Python handles no
+    A second Ctrl-C is a ``KeyboardInterrupt`` wherever it comes, except in one of several processes: their launcher
+    hands the first one on, so that it comes twice. Outside the main thread, where Python handles no
     signals, nothing changes, and a signal that is ignored (Ctrl-C, for a job in the background) stays so.
 
     Attributes:
@@ -48,7 +50,7 @@ class Stop:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.asked:
-            if number == signal.SIGINT:
+            if number == signal.SIGINT and Team.join().size == 1:
                 raise KeyboardInterrupt
             return
         self.asked = True

@@ -26,9 +26,10 @@ from llm_adapters.train.randomness import seed_all
 from llm_adapters.train.state import TrainingState
 from llm_adapters.train.stepper import Numbered, Stepper
 from llm_adapters.train.stop import Stop
+from llm_adapters.train.team import Team
 from llm_adapters.train.validation import Validation
 
-_WITHOUT_EFFECT = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints"}  # on what is trained
+_WITHOUT_EFFECT = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "distributed"}  # on what is trained
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ def train(
     the newest whole checkpoint in ``folder``, and ends with the same bits as one that was not. With validation the
     adapter ends as it was at the best one.
 
+    In several processes (``torchrun``, ``accelerate launch``) all call this with the same arguments, and each takes a
+    share of every batch; the first alone writes. A training may go on in another number of them.
+
     Args:
         model: the model that ``adapter`` is attached to.
         adapter: freshly initialised, the same way every time.
@@ -100,19 +104,21 @@ def train(
         OutputError: a file cannot be written, or the checkpoints are another training's.
         Stopped: ``stop`` was asked; a checkpoint was written.
     """
-    loop = prepare(
-        model, adapter, examples, settings, learning_rate=learning_rate, pad_id=pad_id, seed=seed, folder=folder,
-        validation=validation, rows=rows, stop=stop, note=on_note or (lambda _text: None),
-    )  # fmt: skip
-    seed_all(seed)
-    was_training = model.training
-    model.train()
-    try:
-        loop.run(folder / "metrics.jsonl", on_step)
-    finally:
-        loop.stepper.close()
-        model.train(was_training)
-    return result_of(loop)
+    with Team.join().together() as team:
+        loop = prepare(
+            model, adapter, examples, settings, learning_rate=learning_rate, pad_id=pad_id, seed=seed, folder=folder,
+            validation=validation, rows=rows, stop=stop, team=team,
+            note=on_note if on_note is not None and team.leads else lambda _text: None,
+        )  # fmt: skip
+        seed_all(seed)
+        was_training = model.training
+        model.train()
+        try:
+            loop.run(folder / "metrics.jsonl", on_step)
+        finally:
+            loop.stepper.close()
+            model.train(was_training)
+        return result_of(loop)
 
 
 def prepare(
@@ -129,6 +135,7 @@ def prepare(
     rows: Sequence[int] | None,
     stop: Stop | None,
     note: Callable[[str], None],
+    team: Team,
     batches: Batches | None = None,
 ) -> Loop:
     """A training that has not begun; see :func:`train`."""
@@ -139,15 +146,17 @@ def prepare(
         if not used and (given or what == "training"):
             raise DataError(f"none of {len(given)} {what} examples has a label left", mend="raise data.max_length")
     steps = total_steps(len(kept), settings)
-    stepper = Stepper(
-        model, adapter, settings, learning_rate=learning_rate, steps=steps, pad_id=pad_id, note=note, batches=batches
-    )
     recipe = json.dumps([settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT), learning_rate, seed])
     identity = {
         "training data": data_digest([row.example for row in kept]),
         "validation data": data_digest(judges),
         "recipe": hashlib.sha256(recipe.encode()).hexdigest(),
     }
+    team.agree(identity)
+    stepper = Stepper(
+        model, adapter, settings, learning_rate=learning_rate, steps=steps, pad_id=pad_id, note=note, team=team,
+        batches=batches,
+    )  # fmt: skip
     position = Position(micro_batch=settings.micro_batch or settings.batch_size)
     return Loop(
         settings=settings,
@@ -156,16 +165,17 @@ def prepare(
         order=Order([len(row.example.input_ids) for row in kept], settings.batch_size, seed),
         validation=Validation(judges) if judges else None,
         stepper=stepper,
-        state=TrainingState(adapter, stepper.plain_optimizer, stepper.schedule, position, identity),
+        state=TrainingState(adapter, stepper.optimizer, stepper.schedule, position, identity),
         checkpoints=Checkpoints(folder / "checkpoints", settings.keep_checkpoints, note),
         stop=stop or Stop(),
         note=note,
+        team=team,
     )
 
 
 def result_of(loop: Loop) -> TrainResult:
     """What a training that has ended took and gave."""
-    losses = loop.log.losses
+    losses = loop.team.from_leader(lambda: loop.log.losses)
     tenth = max(1, len(losses) // 10)
     first, last = (sum(part) / len(part) for part in (losses[:tenth], losses[-tenth:]))
     end = loop.state.position
