@@ -23,7 +23,7 @@ from llm_adapters.data.example import Example
 from llm_adapters.data.templates import get_template
 from llm_adapters.errors import Stopped
 from llm_adapters.evaluation.leaks import Leaks
-from llm_adapters.evaluation.runner import evaluate
+from llm_adapters.evaluation.runner import accuracy, evaluate
 from llm_adapters.evaluation.score import Score, write_summary
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import empty_model, find_sites, load_model
@@ -31,7 +31,7 @@ from llm_adapters.study.begun import open_run
 from llm_adapters.study.folder import MANIFEST, write_whole
 from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
 from llm_adapters.study.training_data import TrainingData
-from llm_adapters.train import Metrics, Stop, TrainResult, total_steps, train
+from llm_adapters.train import Metrics, RecentRate, Stop, TrainResult, check_trackers, total_steps, train
 
 ADAPTER = "tuned"
 """Name of the trained adapter on the run's model, and of its rows in the predictions."""
@@ -88,8 +88,10 @@ def execute(
         Suite.of(asked.data, asked.size, config.seed, config.data.template, protocol)
         for protocol in (protocols if score else ())
     ]
+    by_accuracy = validation_suite(config, data.validation)
     rate = learning_rate(config)
     check_methods(config)
+    check_trackers(config.train.trackers)
     record = config.model_dump(mode="json")
     digests = {
         "training": data_digest(data.examples),
@@ -102,7 +104,7 @@ def execute(
         # What the best was chosen on counts as trained on.
         leaks = Leaks({ADAPTER: [*data.examples, *data.validation]}, suites)
         scores = run.score(suites, None, leaks)
-        result, before = run.trained(encoded, judges, data.rows, rate, stop)
+        result, before = run.trained(encoded, judges, data.rows, rate, stop, by_accuracy=by_accuracy)
         if suites:
             scores += run.score(suites, ADAPTER, leaks)
             write_summary(scores, [], folder / "eval" / "summary.json")
@@ -136,6 +138,18 @@ def check_methods(config: RunConfig) -> None:
     base = Base(model, find_sites(model))
     for method in config.adapter:
         method.count(base)
+
+
+def validation_suite(config: RunConfig, examples: Sequence[Example]) -> Suite | None:
+    """The validation rows as a set to be answered, where the best is chosen by accuracy.
+
+    Raises:
+        DataError: a row has no gold answer.
+    """
+    if config.train.best_by == "loss":
+        return None
+    asked = config.data.validation
+    return Suite.of_rows(asked if isinstance(asked, str) else config.data.train, examples, config.data.template)
 
 
 def learning_rate(config: RunConfig) -> float:
@@ -207,8 +221,9 @@ class _Run:
         return scores
 
     def trained(
-        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float, stop: Stop | None
-    ) -> tuple[TrainResult, float]:
+        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float,
+        stop: Stop | None, *, by_accuracy: Suite | None,
+    ) -> tuple[TrainResult, float]:  # fmt: skip
         """Train and save the adapter, unless that is done; then attach what was saved, to be evaluated.
 
         Returns:
@@ -219,7 +234,7 @@ class _Run:
             result = TrainResult(**json.loads(record.read_text(encoding="utf-8")))
         else:
             started = time.perf_counter()
-            result = self._train(encoded, judges, rows, rate, stop)
+            result = self._train(encoded, judges, rows, rate, stop, by_accuracy=by_accuracy)
             here = time.perf_counter() - started
             self.adapter.save(saved, overwrite=True)
             write_whole(record, json.dumps(asdict(result)) + "\n")
@@ -230,23 +245,31 @@ class _Run:
         return result, max(0.0, result.seconds - here)
 
     def _train(
-        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float, stop: Stop | None
-    ) -> TrainResult:
+        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float,
+        stop: Stop | None, *, by_accuracy: Suite | None,
+    ) -> TrainResult:  # fmt: skip
         self.observer.begin(f"training at learning rate {rate:g}", total_steps(len(encoded), self.config.train))
-        done = 0
+        done, rate_now = 0, RecentRate()
 
         def on_step(row: Metrics) -> None:
             nonlocal done
             self.observer.advance(
-                int(row["step"]) - done, f"loss {row['loss']:.3f}, {row['tokens_per_second']:.0f} tokens/s"
+                int(row["step"]) - done, f"loss {row['loss']:.3f}, {rate_now.after(row):.0f} tokens/s"
             )
             done = int(row["step"])
+
+        def answered() -> float:
+            assert by_accuracy is not None
+            return accuracy(self.model, self.tokenizer, by_accuracy, ADAPTER, settings=self.config.evaluate)
 
         result = train(
             self.model, self.adapter, encoded, self.config.train, learning_rate=rate,
             pad_id=self.tokenizer.pad_token_id, seed=self.config.seed, folder=self.folder, validation=judges,
-            rows=rows, stop=stop, on_step=on_step, on_note=self.observer.note,
+            accuracy=answered if by_accuracy else None, rows=rows, stop=stop,
+            on_step=on_step, on_note=self.observer.note,
         )  # fmt: skip
-        best = f"; best validation {result.best_loss:.3f} after step {result.best_step}" if result.best_step else ""
+        right = result.best_accuracy
+        said = f"{result.best_loss or 0:.3f}" + (f", {right:.1%} correct," if right is not None else "")
+        best = f"; best validation {said} after step {result.best_step}" if result.best_step else ""
         self.observer.end(f"{result.steps} steps, loss {result.first_loss:.3f} → {result.last_loss:.3f}{best}")
         return result

@@ -18,6 +18,7 @@ from llm_adapters.train.order import Order
 from llm_adapters.train.state import TrainingState
 from llm_adapters.train.stepper import NotFinite, Numbered, Stepper
 from llm_adapters.train.stop import Stop
+from llm_adapters.train.trackers import Trackers
 from llm_adapters.train.validation import Validation
 
 
@@ -30,9 +31,11 @@ class Loop:
     examples: Sequence[Numbered]
     order: Order
     validation: Validation | None
+    accuracy: Callable[[], float] | None
     stepper: Stepper
     state: TrainingState
     checkpoints: Checkpoints
+    trackers: Trackers
     stop: Stop
     note: Callable[[str], None]
 
@@ -45,6 +48,7 @@ class Loop:
             self.note(f"going on from '{newest}'")
         position = self.state.position
         log = MetricsLog(metrics, position.step)
+        self.trackers.start(position.step)
         if len(log.losses) < position.step:
             self.note(f"'{metrics}' lacks {position.step - len(log.losses)} of the rows before step {position.step}")
         began, written = time.perf_counter() - position.seconds, time.perf_counter()
@@ -56,6 +60,7 @@ class Loop:
                     row["seconds"] = round(position.seconds, 3)
                     row["tokens_per_second"] = round(position.tokens / max(1e-9, position.seconds), 1)
                     log.add(row)
+                    self.trackers.log(row)
                     if on_step is not None:
                         on_step(row)
                     best = self._validate(log)
@@ -68,6 +73,7 @@ class Loop:
                         raise Stopped(f"stopped after step {position.step} of {self.steps}")
         finally:
             log.close()
+            self.trackers.finish()
         self._take_best()
         return log.losses
 
@@ -110,8 +116,13 @@ class Loop:
                 f"the validation loss is {loss} after step {position.step}",
                 mend="a lower learning rate (train.learning_rate), max_grad_norm, or float32",
             )
-        log.add({"step": position.step, "validation_loss": loss})
-        return position.judge(loss)
+        row: Metrics = {"step": position.step, "validation_loss": loss}
+        accuracy = None if self.accuracy is None else self.accuracy()
+        if accuracy is not None:
+            row["validation_accuracy"] = accuracy
+        log.add(row)
+        self.trackers.log(row)
+        return position.judge(loss, accuracy)
 
     def _due(self, seconds: float) -> bool:
         """Whether it is time for a checkpoint, ``seconds`` after the last one."""

@@ -39,7 +39,8 @@ def summed_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         logits = model(**inputs, use_cache=False).logits[:, columns]
     wanted = targets[:, columns]
     kept = wanted != IGNORED
-    loss: Tensor = SummedCrossEntropy.apply(logits.flatten(0, 1) if bool(kept.all()) else logits[kept], wanted[kept])
+    rows = logits.flatten(0, 1) if bool(kept.all()) else logits[kept]
+    loss: Tensor = SummedCrossEntropy.apply(rows, wanted[kept].to(rows.device))
     return loss
 
 

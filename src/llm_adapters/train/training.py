@@ -25,9 +25,10 @@ from llm_adapters.train.randomness import seed_all
 from llm_adapters.train.state import TrainingState
 from llm_adapters.train.stepper import Numbered, Stepper
 from llm_adapters.train.stop import Stop
+from llm_adapters.train.trackers import Trackers, check_trackers
 from llm_adapters.train.validation import Validation
 
-_WITHOUT_EFFECT = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints"}  # on what is trained
+_WITHOUT_EFFECT = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "trackers"}  # on what is trained
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class TrainResult:
         best_step, best_loss: where validation was best, and the adapter comes from; None without validation.
         micro_batch: rows that went through the model at once in the end.
         resumed: the steps at which an interrupted training was gone on with.
+        best_accuracy: that of ``best_step``, where the best is chosen by accuracy.
     """
 
     steps: int
@@ -53,6 +55,7 @@ class TrainResult:
     best_loss: float | None
     micro_batch: int
     resumed: list[int]
+    best_accuracy: float | None = None
 
 
 def train(
@@ -66,6 +69,7 @@ def train(
     seed: int,
     folder: Path,
     validation: Sequence[Encoded] = (),
+    accuracy: Callable[[], float] | None = None,
     rows: Sequence[int] | None = None,
     stop: Stop | None = None,
     on_step: Callable[[Metrics], None] | None = None,
@@ -88,6 +92,8 @@ def train(
         seed: order of the examples and dropout.
         folder: the run's folder.
         validation: encoded examples that are not trained on.
+        accuracy: measures the model as it is, from 0 to 1, without drawing random numbers, and leaves it as it was;
+            with it the best of the validations is the one with the largest accuracy.
         rows: the number of every example in the user's data, for messages; 1, 2, … unless given.
         stop: asked after every step whether to stop.
         on_step: called after every step with its metrics.
@@ -95,6 +101,7 @@ def train(
 
     Raises:
         DataError: no example has a label.
+        MissingExtraError: the package of a tracker is not installed.
         TrainingError: a loss is no number, or memory does not suffice for one row.
         OutputError: a file cannot be written, or the checkpoints are another training's.
         Stopped: ``stop`` was asked; a checkpoint was written.
@@ -105,6 +112,7 @@ def train(
     for given, used, what in ((examples, kept, "training"), (validation, judges, "validation")):
         if not used and (given or what == "training"):
             raise DataError(f"none of {len(given)} {what} examples has a label left", mend="raise data.max_length")
+    check_trackers(settings.trackers)
     note = on_note or (lambda _text: None)
     steps = total_steps(len(kept), settings)
     stepper = Stepper(model, adapter, settings, learning_rate=learning_rate, steps=steps, pad_id=pad_id, note=note)
@@ -121,9 +129,11 @@ def train(
         examples=kept,
         order=Order([len(row.example.input_ids) for row in kept], settings.batch_size, seed),
         validation=Validation(judges) if judges else None,
+        accuracy=accuracy,
         stepper=stepper,
         state=TrainingState(adapter, stepper.plain_optimizer, stepper.schedule, position, identity),
         checkpoints=Checkpoints(folder / "checkpoints", settings.keep_checkpoints, note),
+        trackers=Trackers(settings.trackers, folder, note),
         stop=stop or Stop(),
         note=note,
     )
@@ -139,7 +149,16 @@ def train(
     first, last = (sum(part) / len(part) for part in (losses[:tenth], losses[-tenth:]))
     end = loop.state.position
     return TrainResult(
-        end.step, end.tokens, end.seconds, first, last, end.best_step, end.best_loss, end.micro_batch, end.resumed
+        end.step,
+        end.tokens,
+        end.seconds,
+        first,
+        last,
+        end.best_step,
+        end.best_loss,
+        end.micro_batch,
+        end.resumed,
+        end.best_accuracy,
     )
 
 

@@ -15,10 +15,7 @@ from llm_adapters.train.loss import labelled_tokens, summed_loss
 
 @dataclass(frozen=True)
 class Validation:
-    """The mean loss over all labelled tokens of examples that are not trained on; smaller is better.
-
-    Another criterion, such as the accuracy on a benchmark, is another class with this ``measure``.
-    """
+    """The mean loss over all labelled tokens of examples that are not trained on; smaller is better."""
 
     examples: Sequence[Encoded]
 
