@@ -27,7 +27,7 @@ def _empty(family: str, method: str) -> torch.nn.Module:
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("method", ["lora", "series", "parallel", "prefix"])
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gptj", "bloom", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gptj", "bloom", "gemma2", "gpt2", "mixtral"])
 def test_bytes_are_those_of_a_real_pass(family: str, method: str, packed: bool) -> None:
     model = tiny_model(family).train()
     la.attach(model, small(method), "a")

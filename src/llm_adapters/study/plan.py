@@ -200,8 +200,8 @@ class _Planned:
         if self.gpu is not None:
             logits = operations.of_logits(extents) + operations.of_logits(judged, backward=False)
             rate = self.gpu.rate(self.dtype)
-            said = f"{rate / 1e12:.0f} TFLOP/s, {EFFICIENCY:.0%} of what {self.gpu.name} does at best: assumed, not measured"
-            return (layers + logits) / rate, said
+            best = f"{EFFICIENCY:.0%} of what {self.gpu.name} does at best, assumed, not measured"
+            return (layers + logits) / rate, f"{rate / 1e12:.0f} TFLOP/s: {best}"
         self.note("measuring the speed of this machine")
         by_tokens = sorted(self.work.pieces, key=lambda piece: sum(len(example.input_ids) for example in piece))
         typical = [by_tokens[len(by_tokens) * place // 3] for place in (1, 2)] if len(by_tokens) > 2 else by_tokens

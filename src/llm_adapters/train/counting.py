@@ -8,7 +8,8 @@ any adapter, with gradient checkpointing or without – is counted and not model
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,7 @@ def count(
         for name, value in batches.tensors(piece).items()
     }
     ledger = Ledger([*model.parameters(), *model.buffers()])
-    with ledger, WithoutNumbers(ledger), batches.in_force(), torch.set_grad_enabled(backward):
+    with ledger, WithoutNumbers(), _fused_attention(ledger), batches.in_force(), torch.set_grad_enabled(backward):
         if accumulating and backward:
             for parameter in trained:
                 parameter.grad = torch.zeros_like(parameter)
@@ -91,7 +92,8 @@ class Ledger(TorchDispatchMode):
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        name = func._overloadpacket.__name__.removesuffix("_")  # in place or not
+        formula = flop_registry.get(getattr(torch.ops.aten, name, None))
         if formula is not None:
             self.operations += int(formula(*args, **(kwargs or {}), out_val=out))
         for value in tree_leaves(out):
@@ -112,27 +114,40 @@ class Ledger(TorchDispatchMode):
         self.now -= self._living.pop(key)
 
 
+@contextmanager
+def _fused_attention(ledger: Ledger) -> Iterator[None]:
+    """Let scaled dot-product attention save what its fused kernels save; on meta it would hold all its weights.
+
+    In the place of the function itself: no mode is in force when checkpointing computes a layer again.
+    """
+    functional: Any = torch.nn.functional
+    before = functional.scaled_dot_product_attention
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
+        if options.get("dropout_p"):  # no fused kernel of a CPU drops weights: all of them are held
+            return before(query, key, value, *args, **options)
+        return _Attention.apply(query, key, value, ledger)
+
+    functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = before
+
+
 _QUESTIONS = (Tensor.__bool__, Tensor.__contains__, Tensor.item)
 
 
 class WithoutNumbers(TorchFunctionMode):
     """Makes up for what meta tensors cannot do.
 
-    Scaled dot-product attention saves what its fused kernels save; on meta it would hold all its weights. A product
-    grouped by experts is one of the same shape by the first expert. Questions about numbers (is nothing padded? is
-    there a pad token in the input?) are answered no.
+    Questions about numbers (is nothing padded? is there a pad token in the input?) are answered no. A product grouped
+    by experts is one of the same shape by the first expert.
     """
-
-    def __init__(self, ledger: Ledger | None = None) -> None:
-        super().__init__()
-        self.ledger = ledger or Ledger([])
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            given = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
-            return _Attention.apply(given["query"], given["key"], given["value"], self.ledger)
         if func in _QUESTIONS and args[0].is_meta:
             return False
         if "grouped_mm" in getattr(func, "__name__", "") and args[0].is_meta:
