@@ -49,6 +49,7 @@ def tiny_training(
     count: int = 24,
     held_out: int = 0,
     model: nn.Module | None = None,
+    accuracy: Callable[[], float] | None = None,
     stop: Stop | None = None,
     on_step: Callable[[Row], None] | None = None,
     notes: list[str] | None = None,
@@ -65,6 +66,7 @@ def tiny_training(
     fields = TrainSection.parse({"epochs": 2, "batch_size": 8, "warmup": 2, **settings}, where="test")
     result = train(
         model, adapter, examples(count), fields, learning_rate=1e-2, pad_id=0, seed=seed, folder=folder, stop=stop,
+        accuracy=accuracy,
         validation=noise(held_out), on_step=on_step, on_note=None if notes is None else notes.append,
     )  # fmt: skip
     return result, {key: value.clone() for key, value in adapter.state_dict().items()}

@@ -114,3 +114,23 @@ def test_an_equal_loss_is_no_improvement() -> None:
     position.step = 4
     assert not position.judge(1.5)
     assert (position.best_step, position.exhausted(1), position.exhausted(2)) == (2, True, False)
+
+
+def test_a_larger_accuracy_is_better_and_of_equal_ones_the_smaller_loss() -> None:
+    position = Position()
+    judged = []
+    for step, (loss, accuracy) in enumerate([(1.0, 0.2), (1.5, 0.4), (0.5, 0.3), (1.2, 0.4), (1.3, 0.4)], start=1):
+        position.step = step
+        judged.append(position.judge(loss, accuracy))
+    assert judged == [True, True, False, True, False]
+    assert (position.best_step, position.best_loss, position.best_accuracy) == (4, 1.2, 0.4)
+    assert position.exhausted(1)
+
+
+def test_the_adapter_ends_as_it_was_where_accuracy_was_largest(tmp_path: Path) -> None:
+    given = iter([0.1, 0.5, 0.3])
+    result, adapter = tiny_training(tmp_path, held_out=8, validate_every=2, accuracy=lambda: next(given))
+    assert [row["validation_accuracy"] for row in metrics(tmp_path) if "validation_accuracy" in row] == [0.1, 0.5, 0.3]
+    assert (result.best_step, result.best_accuracy, result.best_loss) == (4, 0.5, _losses(tmp_path)[4])
+    kept = la.attach(tiny_model("llama"), tmp_path / "checkpoints" / "step-4", "kept")
+    assert same(dict(kept.state_dict()), adapter)

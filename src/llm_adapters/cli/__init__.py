@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from llm_adapters.cli import cohort, compare, data, evaluate, lm_eval, methods, report, run, sites, study, train
+from llm_adapters.cli import cohort, compare, data, evaluate, lm_eval, methods, plan, report, run, sites, study, train
 from llm_adapters.errors import UserError
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, train, cohort, evaluate, compare, report, sites, methods):
+for command in (run, train, cohort, plan, evaluate, compare, report, sites, methods):
     app.command(command.NAME)(command.command)
 app.command(lm_eval.NAME, context_settings=lm_eval.SETTINGS)(lm_eval.command)
 app.add_typer(data.app, name=data.NAME)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 _QUIET_SECONDS = 15.0  # between two lines in a log file
+_RECENT = 50  # advances that tell the pace
 
 
 class Progress:
@@ -20,6 +22,7 @@ class Progress:
         self.bar: Bar | None = None
         self.what, self.total, self.done = "", 0, 0
         self.started = self.said = time.monotonic()
+        self.seen: deque[tuple[float, int]] = deque(maxlen=_RECENT)
 
     def __enter__(self) -> Progress:
         return self
@@ -32,6 +35,7 @@ class Progress:
         """Something begins that takes ``total`` steps, or an unknown number."""
         self.what, self.total, self.done = what, total or 0, 0
         self.started = self.said = time.monotonic()
+        self.seen.clear()
         if self.console.is_terminal:
             left = (MofNCompleteColumn(), TimeRemainingColumn()) if total else ()
             columns = (TextColumn("{task.description}"), BarColumn(), *left, TimeElapsedColumn(), "{task.fields[note]}")
@@ -44,12 +48,22 @@ class Progress:
     def advance(self, amount: int, note: str = "") -> None:
         """``amount`` steps (or rows) more are done."""
         self.done += amount
+        self.seen.append((time.monotonic(), self.done))
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], advance=amount, note=note)
         elif time.monotonic() - self.said > _QUIET_SECONDS:
             self.said = time.monotonic()
             where = f"{self.done}/{self.total}" if self.total else f"{self.done}"
-            self.console.print(f"  {where} after {self.said - self.started:.0f} s  {note}", highlight=False)
+            self.console.print(
+                f"  {where} after {self.said - self.started:.0f} s{self._left()}  {note}", highlight=False
+            )
+
+    def _left(self) -> str:
+        """How long it will still take at the pace of the recent past; what an earlier session did is no pace."""
+        (then, before), (now, done) = self.seen[0], self.seen[-1]
+        if not self.total or done == before:
+            return ""
+        return f", {duration((now - then) / (done - before) * (self.total - done))} left"
 
     def note(self, text: str) -> None:
         """Something worth knowing, such as damage that was found."""
@@ -63,3 +77,13 @@ class Progress:
         self.console.print(
             f"{self.what}: {result} [{time.monotonic() - self.started:.1f} s]", highlight=False, markup=False
         )
+
+
+def duration(seconds: float) -> str:
+    """``1 h 2 min``, ``2 min 5 s`` or ``5.2 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

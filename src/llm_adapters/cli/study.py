@@ -131,15 +131,11 @@ def _plan(prepared: Prepared) -> None:
 
     predicted = predict(prepared.trials, lambda text: typer.echo(f"{text} …", err=True))
     axes = list(dict.fromkeys(axis for trial in prepared.trials for axis in trial.axes))
-    costs = () if predicted is None else ("training", "memory")
-    table = Table("run", *axes, "trained", "steps", "rows", *costs, box=None)
-    for number, trial in enumerate(prepared.trials):
-        cost = () if predicted is None else (
-            _duration(predicted[number].seconds), f"{predicted[number].peak_bytes / 2**30:.1f} GiB"
-        )  # fmt: skip
+    table = Table("run", *axes, "trained", "steps", "rows", "training", "memory", box=None)
+    for trial, cost in zip(prepared.trials, predicted, strict=True):
         table.add_row(
             trial.id, *(trial.axes.get(axis, "–") for axis in axes), f"{trial.parameters:,}", str(trial.steps),
-            str(trial.rows), *cost,
+            str(trial.rows), _duration(cost.seconds), f"{cost.peak_bytes / 2**30:.1f} GiB",
         )  # fmt: skip
     console = Console(width=None if sys.stdout.isatty() else 200)
     if prepared.study.file.search:
@@ -150,10 +146,7 @@ def _plan(prepared: Prepared) -> None:
             typer.echo(f"{trial.id}: {trial.chosen}")
     steps, rows = (sum(values) for values in zip(*((t.steps, t.rows) for t in prepared.trials), strict=True))
     typer.echo(f"\n{len(prepared.trials)} runs, {steps:,} steps, {rows:,} rows evaluated, and those of the base once")
-    if predicted is not None:
-        typer.echo(
-            f"training takes about {_duration(sum(each.seconds for each in predicted))}, one run after the other"
-        )
+    typer.echo(f"training takes about {_duration(sum(each.seconds for each in predicted))}, one run after the other")
 
 
 def _show(folder: Path) -> None:

@@ -66,13 +66,16 @@ class TrainSection(Strict):
 
     A checkpoint is written every ``checkpoint_every`` steps, after ``checkpoint_minutes`` without one, and at a new
     best by validation; the last ``keep_checkpoints`` and the best stay. ``validate_every`` empty is once an epoch;
-    ``patience`` validations in a row without a new best end the training.
+    ``patience`` validations in a row without a new best end the training. The best has the smallest loss, or with
+    ``best_by: accuracy`` answers most validation rows correctly (they are decoded as in ``evaluate``).
 
     In several processes, ``distributed: fsdp`` shards the base over their devices; ``ddp``, and ``auto``, give it whole
     to each.
 
     With ``packing`` the examples of a micro-batch stand in one row without padding, where the model's attention allows
     it; otherwise, and without, they are padded.
+
+    ``trackers`` get every row of ``metrics.jsonl``: any of ``tensorboard``, ``wandb``, ``trackio``, ``mlflow``.
     """
 
     epochs: Rate = 3
@@ -89,9 +92,11 @@ class TrainSection(Strict):
     keep_checkpoints: Count = 2
     validate_every: Count | None = None
     patience: Count | None = None
+    best_by: Literal["loss", "accuracy"] = "loss"
     gradient_checkpointing: bool = False
     packing: bool = True
     distributed: Literal["auto", "ddp", "fsdp"] = "auto"
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
 
 
 class EvaluateSection(Strict):
@@ -144,6 +149,7 @@ class RunConfig(Strict):
     @model_validator(mode="after")
     def _validation_is_there(self) -> Self:
         lost = [name for name in ("validate_every", "patience") if getattr(self.train, name) is not None]
+        lost += ["best_by"] if self.train.best_by != "loss" else []
         if lost and self.data.validation is None:
             raise ConfigError(
                 f"train.{lost[0]} needs validation data",

@@ -155,6 +155,18 @@ def decoded_alone(
     return {"rows": len(chosen), "differ": differ}
 
 
+def accuracy(model: Any, tokenizer: Any, suite: Suite, adapter: str | None, *, settings: EvaluateSection) -> float:
+    """The share of rows answered correctly, from 0 to 1. Nothing is written, and the model's mode is put back."""
+    was_training = model.training
+    model.eval()
+    try:
+        todo = [(0, adapter, place) for place in range(len(suite.examples))]
+        answers = _Run(model, tokenizer, [suite], settings).answers(todo)
+        return sum(row["status"] == "correct" for *_, row in answers) / len(todo)
+    finally:
+        model.train(was_training)
+
+
 @dataclass(frozen=True)
 class _Run:
     """What it takes to get answers."""

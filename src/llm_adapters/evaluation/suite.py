@@ -73,6 +73,17 @@ class Suite:
         check_files(suites)
         return suites
 
+    @classmethod
+    def of_rows(cls, source: str, examples: Sequence[Example], template: str) -> Suite:
+        """Given examples, judged as the benchmark ``source`` is, or as any file if it is none.
+
+        Raises:
+            DataError: the template is unknown, or an example has no gold answer.
+        """
+        _check_answers(examples, range(len(examples)), source)
+        task = tasks()[source] if source in tasks() else Free.of("validation", examples)
+        return cls(task, examples, range(len(examples)), get_template(template))
+
     @property
     def file(self) -> str:
         """Name of its prediction file."""

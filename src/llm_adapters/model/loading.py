@@ -100,11 +100,25 @@ def load_config(source: str | Path = BUNDLED, *, trust_remote_code: bool = False
     return _config(_find(source), trust_remote_code=trust_remote_code)
 
 
-def empty_model(source: str | Path = BUNDLED, *, trust_remote_code: bool = False) -> PreTrainedModel:
+def empty_model(
+    source: str | Path = BUNDLED, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
     """The model of ``source`` on the meta device: structure and shapes without memory for weights."""
     config = load_config(source, trust_remote_code=trust_remote_code)
+    options = {} if dtype is None else {"dtype": dtype}
     with _mistakes_of(source), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code).eval()
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **options).eval()
+
+
+def load_tokenizer(source: str | Path = BUNDLED, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``source`` as ``load_model`` gives it, without weights."""
+    found = _find(source)
+    where = gguf.converted(found) if _is_gguf(found) else found
+    config = _config(where, trust_remote_code=trust_remote_code)
+    with _mistakes_of(where):
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
+    _settle_pad(tokenizer, config)
+    return tokenizer
 
 
 def _find(source: str | Path) -> str | Path:

@@ -88,6 +88,12 @@ def _check(configs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
             f"two runs of the cohort have one folder: {', '.join(folder.name for folder in folders)}",
             mend="give every configuration another name",
         )
+    by_accuracy = [config.name for config in configs if config.train.best_by == "accuracy"]
+    if by_accuracy:
+        raise ConfigError(
+            f"a cohort chooses the best by validation loss, and '{by_accuracy[0]}' asks for train.best_by: accuracy",
+            mend="train.best_by=loss, or llm-adapters run for that configuration",
+        )
     first = configs[0]
     for config in configs[1:]:
         differing = differences(first.model.model_dump(), config.model.model_dump(), "model.")

@@ -33,4 +33,4 @@ def follow(config: RunConfig, folder: Path, stop: Stop) -> None:
     plan = RunPlan.of(config, score=False)
     run = _Run.prepare(config, plan.template, folder, _Silent())
     encoded, judges = run.encode(plan.data.examples, "training"), run.encode(plan.data.validation, "validation")
-    run._train(encoded, judges, plan.data.rows, plan.rate, stop)
+    run._train(encoded, judges, plan.data.rows, plan.rate, stop, by_accuracy=None)

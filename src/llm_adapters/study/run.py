@@ -23,7 +23,7 @@ from llm_adapters.errors import Stopped
 from llm_adapters.evaluation.forgetting import measure_forgetting
 from llm_adapters.evaluation.leaks import Leaks
 from llm_adapters.evaluation.rows import read_rows
-from llm_adapters.evaluation.runner import evaluate
+from llm_adapters.evaluation.runner import accuracy, evaluate
 from llm_adapters.evaluation.score import Score, means, write_summary
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import load_model
@@ -32,7 +32,7 @@ from llm_adapters.study.begun import open_run
 from llm_adapters.study.folder import MANIFEST, write_whole
 from llm_adapters.study.run_plan import RunPlan
 from llm_adapters.study.shared_base import take_over
-from llm_adapters.train import Metrics, Stop, Team, TrainResult, total_steps, train
+from llm_adapters.train import Metrics, RecentRate, Stop, Team, TrainResult, total_steps, train
 from llm_adapters.train.sharding import is_sharded, placement
 
 ADAPTER = "tuned"
@@ -93,7 +93,7 @@ def execute(
         leaks = Leaks({ADAPTER: [*data.examples, *data.validation]}, suites)
         shared = run.share_base(suites, base) if base is not None else 0.0
         scores = run.score(suites, None, leaks)
-        result, before = run.trained(encoded, judges, data.rows, plan.rate, stop)
+        result, before = run.trained(encoded, judges, data.rows, plan.rate, stop, by_accuracy=plan.by_accuracy)
         if suites:
             scores += run.score(suites, ADAPTER, leaks)
             averages = means([read_rows(folder / "eval" / suite.file) for suite in suites])
@@ -168,8 +168,9 @@ class _Run:
         return scores
 
     def trained(
-        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float, stop: Stop | None
-    ) -> tuple[TrainResult, float]:
+        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float,
+        stop: Stop | None, *, by_accuracy: Suite | None,
+    ) -> tuple[TrainResult, float]:  # fmt: skip
         """Train and save the adapter, unless that is done; then attach what was saved, to be evaluated.
 
         Returns:
@@ -180,7 +181,7 @@ class _Run:
             result = TrainResult(**json.loads(record.read_text(encoding="utf-8")))
         else:
             started = time.perf_counter()
-            result = self._train(encoded, judges, rows, rate, stop)
+            result = self._train(encoded, judges, rows, rate, stop, by_accuracy=by_accuracy)
             here = time.perf_counter() - started
             self.adapter.save(saved, overwrite=True)
             write_whole(record, json.dumps(asdict(result)) + "\n")
@@ -192,22 +193,28 @@ class _Run:
         return result, max(0.0, result.seconds - here)
 
     def _train(
-        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float, stop: Stop | None
-    ) -> TrainResult:
+        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float,
+        stop: Stop | None, *, by_accuracy: Suite | None,
+    ) -> TrainResult:  # fmt: skip
         self.observer.begin(f"training at learning rate {rate:g}", total_steps(len(encoded), self.config.train))
-        done = 0
+        done, rate_now = 0, RecentRate()
 
         def on_step(row: Metrics) -> None:
             nonlocal done
             self.observer.advance(
-                int(row["step"]) - done, f"loss {row['loss']:.3f}, {row['tokens_per_second']:.0f} tokens/s"
+                int(row["step"]) - done, f"loss {row['loss']:.3f}, {rate_now.after(row):.0f} tokens/s"
             )
             done = int(row["step"])
+
+        def answered() -> float:
+            assert by_accuracy is not None
+            return accuracy(self.model, self.tokenizer, by_accuracy, ADAPTER, settings=self.config.evaluate)
 
         result = train(
             self.model, self.adapter, encoded, self.config.train, learning_rate=rate,
             pad_id=self.tokenizer.pad_token_id, seed=self.config.seed, folder=self.folder, validation=judges,
-            rows=rows, stop=stop, on_step=on_step, on_note=self.observer.note,
+            accuracy=answered if by_accuracy else None, rows=rows, stop=stop,
+            on_step=on_step, on_note=self.observer.note,
         )  # fmt: skip
         self.observer.end(result_in_words(result))
         return result
@@ -241,7 +248,9 @@ def in_words(scores: Sequence[Score]) -> str:
 
 def result_in_words(result: TrainResult) -> str:
     """What came of a training in one line."""
-    best = f"; best validation {result.best_loss:.3f} after step {result.best_step}" if result.best_step else ""
+    right = result.best_accuracy
+    said = f"{result.best_loss or 0:.3f}" + (f", {right:.1%} correct," if right is not None else "")
+    best = f"; best validation {said} after step {result.best_step}" if result.best_step else ""
     return f"{result.steps} steps, loss {result.first_loss:.3f} → {result.last_loss:.3f}{best}"
 
 

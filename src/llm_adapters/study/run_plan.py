@@ -11,6 +11,7 @@ from llm_adapters.adapters.base import Base
 from llm_adapters.adapters.fingerprint import fingerprint
 from llm_adapters.config.schema import RunConfig
 from llm_adapters.data.encoding import Encoded, Template
+from llm_adapters.data.example import Example
 from llm_adapters.data.templates import get_template
 from llm_adapters.evaluation.forgetting import plain_text
 from llm_adapters.evaluation.suite import Suite
@@ -18,7 +19,7 @@ from llm_adapters.model import empty_model, find_sites
 from llm_adapters.model.quantization import NONE, check_quantization, stored_quantization
 from llm_adapters.study.manifest import data_digest, environment, peak_memory_bytes
 from llm_adapters.study.training_data import TrainingData
-from llm_adapters.train import Team, TrainResult
+from llm_adapters.train import Team, TrainResult, check_trackers
 from llm_adapters.train.sharding import is_sharded, refuse_quantised
 
 
@@ -31,6 +32,7 @@ class RunPlan:
         rate: the peak learning rate.
         record: the configuration, fully resolved.
         digests: of the data that are read, None for what is not.
+        by_accuracy: the validation rows as a set to be answered, where the best is chosen by accuracy.
     """
 
     config: RunConfig
@@ -40,6 +42,7 @@ class RunPlan:
     rate: float
     record: dict[str, Any]
     digests: dict[str, str | None]
+    by_accuracy: Suite | None
 
     @classmethod
     def of(cls, config: RunConfig, *, score: bool) -> RunPlan:
@@ -53,6 +56,7 @@ class RunPlan:
         suites = Suite.asked(config.evaluate, config.seed, config.data.template) if score else []
         rate = learning_rate(config)
         check_methods(config)
+        check_trackers(config.train.trackers)
         if config.evaluate.forgetting is not None:
             plain_text(config.evaluate.forgetting)
         asked = {suite.task.name: suite.examples for suite in suites}
@@ -61,7 +65,16 @@ class RunPlan:
             "validation": data_digest(data.validation),
             "test": data_digest([example for examples in asked.values() for example in examples]) if suites else None,
         }
-        return cls(config, template, data, suites, rate, config.model_dump(mode="json"), digests)
+        return cls(
+            config,
+            template,
+            data,
+            suites,
+            rate,
+            config.model_dump(mode="json"),
+            digests,
+            validation_suite(config, data.validation),
+        )
 
     def manifest(
         self,
@@ -91,6 +104,18 @@ class RunPlan:
             "peak_memory_bytes": peak_memory_bytes(),
             **environment(),
         }
+
+
+def validation_suite(config: RunConfig, examples: Sequence[Example]) -> Suite | None:
+    """The validation rows as a set to be answered, where the best is chosen by accuracy.
+
+    Raises:
+        DataError: a row has no gold answer.
+    """
+    if config.train.best_by == "loss":
+        return None
+    asked = config.data.validation
+    return Suite.of_rows(asked if isinstance(asked, str) else config.data.train, examples, config.data.template)
 
 
 def check_methods(config: RunConfig) -> None:

@@ -20,6 +20,7 @@ from llm_adapters.train.state import TrainingState
 from llm_adapters.train.stepper import NotFinite, Numbered, Stepper
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
+from llm_adapters.train.trackers import Trackers
 from llm_adapters.train.validation import Validation
 
 
@@ -35,9 +36,11 @@ class Loop:
     examples: Sequence[Numbered]
     order: Order
     validation: Validation | None
+    accuracy: Callable[[], float] | None
     stepper: Stepper
     state: TrainingState
     checkpoints: Checkpoints
+    trackers: Trackers
     stop: Stop
     note: Callable[[str], None]
     team: Team
@@ -63,6 +66,7 @@ class Loop:
                         raise Stopped(f"stopped after step {position.step} of {self.steps}")
         finally:
             self.log.close()
+            self.trackers.finish()
         self.team.from_leader(self.take_best)
         self.team.copy_from_leader(self.state.adapter.state_dict().values())
 
@@ -77,6 +81,7 @@ class Loop:
         if self.team.leads and len(self.log.losses) < position.step:
             lacking = position.step - len(self.log.losses)
             self.note(f"'{metrics}' lacks {lacking} of the rows before step {position.step}")
+        self.trackers.start(position.step)
         self._written = time.perf_counter()
         self._began = self._written - position.seconds
 
@@ -131,6 +136,7 @@ class Loop:
             "tokens_per_second": round(position.tokens / max(1e-9, position.seconds), 1),
         }  # fmt: skip
         self.log.add(row)
+        self.trackers.log(row)
         return row
 
     def validate(self, micro_batch: int) -> tuple[bool, int]:
@@ -149,8 +155,18 @@ class Loop:
                 f"the validation loss is {loss} after step {position.step}",
                 mend="a lower learning rate (train.learning_rate), max_grad_norm, or float32",
             )
-        self.log.add({"step": position.step, "validation_loss": loss})
-        return position.judge(loss), micro_batch
+        row: Metrics = {"step": position.step, "validation_loss": loss}
+        by_accuracy = self.settings.best_by == "accuracy" or self.accuracy is not None
+        accuracy = self.team.from_leader(self._accuracy) if by_accuracy else None
+        if accuracy is not None:
+            row["validation_accuracy"] = accuracy
+        self.log.add(row)
+        self.trackers.log(row)
+        return position.judge(loss, accuracy), micro_batch
+
+    def _accuracy(self) -> float:
+        assert self.accuracy is not None, "best_by: accuracy needs a measure of it"
+        return self.accuracy()
 
     def _validation_losses(self, size: int) -> dict[int, float]:
         assert self.validation is not None

@@ -44,7 +44,8 @@ def token_losses(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         logits = model(**inputs, use_cache=False).logits[:, columns]
     wanted = targets[:, columns]
     kept = wanted != IGNORED
-    losses: Tensor = CrossEntropy.apply(logits.flatten(0, 1) if bool(kept.all()) else logits[kept], wanted[kept])
+    rows = logits.flatten(0, 1) if bool(kept.all()) else logits[kept]
+    losses: Tensor = CrossEntropy.apply(rows, wanted[kept].to(rows.device))
     return losses
 
 

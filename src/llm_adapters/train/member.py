@@ -80,3 +80,4 @@ class Seat:
     def close(self) -> None:
         if self.begun:
             self.loop.log.close()
+            self.loop.trackers.finish()

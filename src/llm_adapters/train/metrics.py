@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from pathlib import Path
 from typing import BinaryIO
 
 from llm_adapters.train.disk import writing
 
 Metrics = dict[str, float]
+
+
+class RecentRate:
+    """Tokens a second over the last steps, whatever was before them: an earlier session, a slow beginning."""
+
+    def __init__(self, steps: int = 10) -> None:
+        self._rows: deque[tuple[float, float]] = deque(maxlen=steps + 1)
+
+    def after(self, row: Metrics) -> float:
+        """The rate after one more step; the average so far where there is only one."""
+        self._rows.append((row["seconds"], row["tokens"]))
+        (then, before), (now, tokens) = self._rows[0], self._rows[-1]
+        return (tokens - before) / (now - then) if now > then else row["tokens_per_second"]
 
 
 class MetricsLog:

@@ -15,7 +15,7 @@ class Position:
         seconds: wall time of the loop, over all sessions.
         micro_batch: rows that go through the model at once, as memory has allowed.
         joint_rows: of a member of a cohort, rows of all members that do, if memory has not allowed what was asked.
-        best_step, best_loss: the best validation so far.
+        best_step, best_loss, best_accuracy: the best validation so far; no accuracy where none is measured.
         since_best: validations since then.
         resumed: the steps at which an interrupted training was gone on with.
     """
@@ -27,15 +27,21 @@ class Position:
     joint_rows: int | None = None
     best_step: int | None = None
     best_loss: float | None = None
+    best_accuracy: float | None = None
     since_best: int = 0
     resumed: list[int] = field(default_factory=list)
 
-    def judge(self, loss: float) -> bool:
-        """Take note of a validation; whether it is the best so far."""
-        if self.best_loss is not None and loss >= self.best_loss:
+    def judge(self, loss: float, accuracy: float | None = None) -> bool:
+        """Take note of a validation; whether it is the best so far.
+
+        The larger accuracy is better, and of equal ones the one with the smaller loss; without accuracy the smaller
+        loss is.
+        """
+        now = (-(accuracy or 0.0), loss)
+        if self.best_loss is not None and now >= (-(self.best_accuracy or 0.0), self.best_loss):
             self.since_best += 1
             return False
-        self.best_step, self.best_loss, self.since_best = self.step, loss, 0
+        self.best_step, self.best_loss, self.best_accuracy, self.since_best = self.step, loss, accuracy, 0
         return True
 
     def exhausted(self, patience: int | None) -> bool:

@@ -14,7 +14,7 @@ from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.digest import data_digest
 from llm_adapters.data.encoding import Encoded
-from llm_adapters.errors import DataError
+from llm_adapters.errors import DataError, TrainingError
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.checkpoint import Checkpoints
 from llm_adapters.train.loop import Loop
@@ -23,13 +23,21 @@ from llm_adapters.train.metrics import Metrics
 from llm_adapters.train.order import Order, total_steps
 from llm_adapters.train.position import Position
 from llm_adapters.train.randomness import seed_all
+from llm_adapters.train.sharding import is_sharded
 from llm_adapters.train.state import TrainingState
 from llm_adapters.train.stepper import Numbered, Stepper
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
+from llm_adapters.train.trackers import Trackers, check_trackers
 from llm_adapters.train.validation import Validation
 
-_WITHOUT_EFFECT = {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "distributed"}  # on what is trained
+_WITHOUT_EFFECT = {
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "distributed",
+    "trackers",
+}  # on what is trained
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class TrainResult:
         best_step, best_loss: where validation was best, and the adapter comes from; None without validation.
         micro_batch: rows that went through the model at once in the end.
         resumed: the steps at which an interrupted training was gone on with.
+        best_accuracy: that of ``best_step``, where the best is chosen by accuracy.
     """
 
     steps: int
@@ -55,6 +64,7 @@ class TrainResult:
     best_loss: float | None
     micro_batch: int
     resumed: list[int]
+    best_accuracy: float | None = None
 
 
 def train(
@@ -68,6 +78,7 @@ def train(
     seed: int,
     folder: Path,
     validation: Sequence[Encoded] = (),
+    accuracy: Callable[[], float] | None = None,
     rows: Sequence[int] | None = None,
     stop: Stop | None = None,
     on_step: Callable[[Metrics], None] | None = None,
@@ -93,6 +104,8 @@ def train(
         seed: order of the examples and dropout.
         folder: the run's folder.
         validation: encoded examples that are not trained on.
+        accuracy: measures the model as it is, from 0 to 1, without drawing random numbers, and leaves it as it was;
+            with it the best of the validations is the one with the largest accuracy.
         rows: the number of every example in the user's data, for messages; 1, 2, … unless given.
         stop: asked after every step whether to stop.
         on_step: called after every step with its metrics.
@@ -100,6 +113,7 @@ def train(
 
     Raises:
         DataError: no example has a label.
+        MissingExtraError: the package of a tracker is not installed.
         TrainingError: a loss is no number, or memory does not suffice for one row.
         OutputError: a file cannot be written, or the checkpoints are another training's.
         Stopped: ``stop`` was asked; a checkpoint was written.
@@ -107,7 +121,7 @@ def train(
     with Team.join().together() as team:
         loop = prepare(
             model, adapter, examples, settings, learning_rate=learning_rate, pad_id=pad_id, seed=seed, folder=folder,
-            validation=validation, rows=rows, stop=stop, team=team,
+            validation=validation, accuracy=accuracy, rows=rows, stop=stop, team=team,
             note=on_note if on_note is not None and team.leads else lambda _text: None,
         )  # fmt: skip
         seed_all(seed)
@@ -136,6 +150,7 @@ def prepare(
     stop: Stop | None,
     note: Callable[[str], None],
     team: Team,
+    accuracy: Callable[[], float] | None = None,
     batches: Batches | None = None,
 ) -> Loop:
     """A training that has not begun; see :func:`train`."""
@@ -145,6 +160,12 @@ def prepare(
     for given, used, what in ((examples, kept, "training"), (validation, judges, "validation")):
         if not used and (given or what == "training"):
             raise DataError(f"none of {len(given)} {what} examples has a label left", mend="raise data.max_length")
+    check_trackers(settings.trackers)
+    if settings.best_by == "accuracy" and is_sharded(settings, team):
+        raise TrainingError(
+            "train.best_by: accuracy decodes on one process, and train.distributed: fsdp shards the base over all",
+            mend="train.best_by=loss, or train.distributed=ddp",
+        )
     steps = total_steps(len(kept), settings)
     recipe = json.dumps([settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT), learning_rate, seed])
     identity = {
@@ -164,9 +185,11 @@ def prepare(
         examples=kept,
         order=Order([len(row.example.input_ids) for row in kept], settings.batch_size, seed),
         validation=Validation(judges) if judges else None,
+        accuracy=accuracy,
         stepper=stepper,
         state=TrainingState(adapter, stepper.optimizer, stepper.schedule, position, identity),
         checkpoints=Checkpoints(folder / "checkpoints", settings.keep_checkpoints, note),
+        trackers=Trackers(settings.trackers if team.leads else (), folder, note),
         stop=stop or Stop(),
         note=note,
         team=team,
@@ -180,7 +203,16 @@ def result_of(loop: Loop) -> TrainResult:
     first, last = (sum(part) / len(part) for part in (losses[:tenth], losses[-tenth:]))
     end = loop.state.position
     return TrainResult(
-        end.step, end.tokens, end.seconds, first, last, end.best_step, end.best_loss, end.micro_batch, end.resumed
+        end.step,
+        end.tokens,
+        end.seconds,
+        first,
+        last,
+        end.best_step,
+        end.best_loss,
+        end.micro_batch,
+        end.resumed,
+        end.best_accuracy,
     )
 
 

@@ -17,10 +17,7 @@ from llm_adapters.train.team import Team
 
 @dataclass(frozen=True)
 class Validation:
-    """The mean loss over all labelled tokens of examples that are not trained on; smaller is better.
-
-    Another criterion, such as the accuracy on a benchmark, is another class with these two methods.
-    """
+    """The mean loss over all labelled tokens of examples that are not trained on; smaller is better."""
 
     examples: Sequence[Encoded]
 

@@ -1,0 +1,70 @@
+"""``llm-adapters plan`` on a tiny model: what it counts, and what it says when memory does not suffice."""
+
+import pytest
+from typer.testing import CliRunner
+
+from llm_adapters.cli import app
+from llm_adapters.errors import ConfigError
+from llm_adapters.study.plan import plan
+from llm_adapters.study.run import read_config
+from llm_adapters.train.devices import GPUS, gpu
+from tiny_folder import sums, tiny_folder
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("plan")
+    return [
+        f"model.source={tiny_folder(folder / 'model')}",
+        f"data.train={sums(folder / 'train.jsonl', 40)}",
+        "train.batch_size=8",
+        "train.epochs=2",
+        "adapter.method=lora",
+    ]
+
+
+def test_this_machine_is_measured(sets: list[str]) -> None:
+    notes: list[str] = []
+    planned = plan(read_config(None, [*sets, "data.validation=8", "train.micro_batch=3"]), note=notes.append)
+    assert (planned.steps, planned.micro_batch, planned.packed) == (8, 3, True)
+    assert planned.trained > 0
+    assert planned.memory["base weights"] >= 4 * planned.base
+    assert planned.memory["adapter, AdamW's moments"] == 12 * planned.trained
+    assert planned.fits
+    assert 0 < planned.seconds < 60
+    assert "measured here" in planned.rate
+    assert notes[-1] == "measuring the speed of this machine"
+
+
+def test_a_named_gpu_needs_no_measurement_and_takes_its_dtype(sets: list[str]) -> None:
+    config = read_config(None, sets)
+    fast, slow = plan(config, gpu=GPUS["H100"]), plan(config, gpu=GPUS["A100-40GB"])
+    assert fast.dtype == "bfloat16"
+    assert slow.seconds == pytest.approx(fast.seconds * 989 / 312)
+    assert plan(config, gpu=GPUS["T4"]).dtype == "float32"
+
+
+def test_what_does_not_fit_is_said_with_what_would(sets: list[str]) -> None:
+    config = read_config(None, sets)
+    needed = plan(config, gpu=gpu(None, 1e6, 1)).peak
+    small = gpu(None, (needed - 1) / 1e9, 1)
+    planned = plan(config, gpu=small)
+    assert not planned.fits
+    assert planned.mends["train.micro_batch=4"] < planned.peak
+    assert planned.mends["train.gradient_checkpointing=true train.micro_batch=8"] < planned.peak
+    options = [part for one in sets for part in ("--set", one)]
+    shown = CliRunner().invoke(
+        app, ["plan", *options, "--gpu-memory", f"{(needed - 1) / 1e9:.9f}", "--gpu-tflops", "1"]
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "This does not fit" in shown.output
+    assert "train.micro_batch=4" in shown.output
+
+
+def test_mistakes() -> None:
+    with pytest.raises(ConfigError, match="nearest: H100"):
+        gpu("H10", None, None)
+    with pytest.raises(ConfigError, match="--gpu-tflops"):
+        gpu(None, 24, None)
+    assert gpu("rtx 4090", None, None) is GPUS["RTX-4090"]
+    assert gpu(None, None, None) is None
