@@ -22,8 +22,9 @@ def test_seeds_on_the_same_rows_have_the_interval_of_pooled_seeds_within_bounds(
     seeds = [(random.random(200) < 0.5).astype(float), (random.random(200) < 0.9).astype(float)]
     value, (low, high) = pooled([seeds], crossed=True)
     assert value == pytest.approx(float(np.mean(seeds)))
-    assert pooled_seeds([np.stack(seeds)], resamples=2000).interval.high > 1
-    assert (low, high) == (0.0, 1.0)  # two seeds that differ so much say next to nothing
+    assert (
+        (low, high) == pooled_seeds([np.stack(seeds)], resamples=2000).interval == (0.0, 1.0)
+    )  # two seeds that differ so much say next to nothing
 
 
 def test_seeds_with_rows_of_their_own_cover_the_truth() -> None:
