@@ -23,3 +23,15 @@ torch.set_num_threads(1)  # tiny tensors; and several workers share two cores
 def _seeded() -> None:
     """Every test draws the same numbers, alone or among others."""
     torch.manual_seed(0)
+
+
+FORKING = (
+    "test_resume", "test_cohort_resume", "test_distributed", "test_cohort", "test_ledger", "test_work", "test_evaluation",
+    "test_workers", "test_processes",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that fork come first: torch refuses a backward pass in a fork of a process whose autograd has begun threads,
+    which some other test may do."""
+    items.sort(key=lambda item: item.path.stem not in FORKING)

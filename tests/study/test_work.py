@@ -44,6 +44,7 @@ def test_five_kills_and_two_workers_give_what_was_left_alone(place: Path, whole:
     for kill in range(5):
         first = work_in_child(folder)
         while _states(folder)["done"] <= 4 * kill:
+            assert os.waitpid(first, os.WNOHANG) == (0, 0), "the worker has ended by itself"
             time.sleep(0.005)
         time.sleep(0.03 * kill)  # into different moments of a run
         os.killpg(first, signal.SIGKILL)
