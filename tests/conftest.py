@@ -26,12 +26,11 @@ def _seeded() -> None:
 
 
 FORKING = (
-    "test_resume", "test_cohort_resume", "test_distributed", "test_cohort", "test_ledger", "test_work", "test_evaluation",
-    "test_workers", "test_processes",
+    "test_cohort", "test_cohort_resume", "test_distributed", "test_evaluation", "test_ledger", "test_processes",
+    "test_resume", "test_work", "test_workers",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that fork come first: torch refuses a backward pass in a fork of a process whose autograd has begun threads,
-    which some other test may do."""
+    """Tests that fork come first: torch refuses a backward pass in a fork of a process whose autograd has threads."""
     items.sort(key=lambda item: item.path.stem not in FORKING)
