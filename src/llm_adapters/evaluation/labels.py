@@ -75,7 +75,7 @@ def read_label(completion: str, options: Sequence[Option]) -> str | None:
     truth = any(option.label == "true" for option in options)
     pattern = _TRUTH if truth else _NUMBERED
     labels = {option.label if truth else option.label[-1]: option.label for option in options}
-    for clause, rest in stated(text):
+    for _, clause, rest in stated(text):
         mentions = list(_mentions(clause, pattern))
         firm = [mention.value for mention in mentions if mention.firm]
         if firm or any(mention.offered for mention in mentions):

@@ -51,7 +51,7 @@ _CLOSING = re.compile(rf"{_MARKED}[\s.!]*$")
 def read_letter(completion: str, options: Sequence[Option] = ()) -> str | None:
     """The letter A–E that ``completion`` gives as its answer by the grammar above, or None; any string may be given."""
     text = clean(completion)
-    for clause, rest in stated(text):
+    for _, clause, rest in stated(text):
         letters = _stated_letters(clause)
         if letters:
             return _only(letters)
