@@ -44,7 +44,14 @@ def test_true_and_false_are_read_in_any_statement(statement, option, case):
     assert read_label(statement.format(case(option.label)), TRUTH) == option.label
 
 
-ANYTHING = st.text() | st.text("ABCDE()123. answer is option/true,nor:\n*#\\boxed{}", max_size=120)
+WORDS = ["answer", "answer1", "answer2,", "is", "not", "or", "B", "(C)", "2", "the sea", "because", "I pick", "true",
+    "yes", "it is", "hence", "ans.", "-", ":", ".", ",", "\n", "\\boxed{", "}", "Question:", "Paris", "to",
+    "solution"]  # fmt: skip
+ANYTHING = (
+    st.text()
+    | st.text("ABCDE()123. answer is option/true,nor:\n*#\\boxed{}", max_size=120)
+    | st.lists(st.sampled_from(WORDS), max_size=20).map(" ".join)
+)
 
 
 @given(ANYTHING, st.sampled_from(list(PROTOCOLS.values())))
@@ -70,16 +77,17 @@ def test_what_is_read_is_on_offer(text):
 @pytest.mark.parametrize(
     "piece",
     ["answer is ", "answer1 or ", "(A) ", "A", "answer", " ", "\n", "\\text{", "\\boxed{", "####\n", "not ",
-     "red wine ", "answer is answer1, ", "the ", "true/", "* "],
+     "red wine ", "answer is answer1, ", "the ", "true/", "* ", "answer1, ", "hot because answer1 ", "hence B ",
+     "not B, ", "not true ", "Yes it ", "\n\nProblem", "I pick "],
 )  # fmt: skip
 def test_long_completions_take_no_more_than_linear_time(piece):
-    text, begin = piece * 50_000, time.process_time()
+    text, begin = piece * 20_000, time.process_time()
     for protocol in PROTOCOLS.values():
         protocol.letter(text, "C", LETTERS)
         protocol.label(text, "answer1", LABELS, ["answer1", "answer2"])
         protocol.label(text, "true", TRUTH, ["true", "false"])
         protocol.free(text, "Paris")
-    assert time.process_time() - begin < 10
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize(

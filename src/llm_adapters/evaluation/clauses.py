@@ -2,7 +2,8 @@
 
 answer  := "answer" | "ans" | "ans."      then maybe "to the question"; in any case
 choice  := answer | "choice" | "option" | "solution" | "ending" | "statement"
-states  := "is" | "was" | "would be" | "should be" | "must be" | "will be" | "has to be" | "comes to" | ":" | "="
+states  := "is" | "isn't" | "was" | "would be" | "should be" | "must be" | "will be" | "has to be"
+         | "comes to" | ":" | "="
 anchor  := answer states                  or, where options are named, choice states
          | "\\boxed{" | "####"             the latter at the start of a line
 clause  := what follows an anchor, up to the end of its sentence or line, or the next anchor;
@@ -28,7 +29,8 @@ _CLEAN = [
 ]
 _TO = r"(?:\s+to\s+(?:the|this|that|your)\s+(?:question|problem))?"
 _STATES = (
-    r"(?:(?:is|was|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be|comes\s+(?:out\s+)?to(?:\s+be)?)\b|:|=)"
+    r"(?:is(?=n['’]t\b)|:|="
+    r"|(?:is|was|(?:would|should|must|will|has\s+to)\s+be|comes\s+(?:out\s+)?to(?:\s+be)?)\b)"
 )
 _ANSWER = r"answer|ans\b\.?"
 ANSWER = re.compile(
@@ -42,7 +44,7 @@ CHOICE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 """Anchors of a choice among options."""
-NOT = r"(?:\bnot|n't|n’t)"
+NOT = r"(?:\bnot|n['’]t)"
 """What denies whatever stands right after it."""
 _LEAD = re.compile(r"[\s:=>{]*")
 _END = re.compile(r"[.!?](?=\s|$)|\n")
@@ -84,15 +86,15 @@ def clean(text: str) -> str:
     return text.strip()
 
 
-def stated(text: str, anchors: re.Pattern[str] = CHOICE) -> Iterator[Clause]:
-    """What stands after each anchor, the last first; ``rest`` goes on for ``LONGEST`` characters at most."""
+def stated(text: str, anchors: re.Pattern[str] = CHOICE, longest: int = LONGEST) -> Iterator[Clause]:
+    """What stands after each anchor, the last first; ``rest`` goes on for ``longest`` characters at most."""
     end = len(text)
     for anchor in reversed(list(anchors.finditer(text))):
         lead = _LEAD.match(text, anchor.end(), end)
         start = lead.end() if lead else anchor.end()
         stop = (_BRACE if anchor[0].startswith("\\") else _END).search(text, start, end)
         if start < end:
-            yield Clause(anchor[0], text[start : stop.start() if stop else end], text[start : start + LONGEST])
+            yield Clause(anchor[0], text[start : stop.start() if stop else end], text[start : start + longest])
         end = anchor.start()
 
 
