@@ -10,14 +10,15 @@ comma); anchors and clauses are those of ``clauses``:
     sum     := … "=" value              the last "=" with no unsolved sum behind it: "3 x 4 = 12", "12 = 3 x 4"; up to
                                         the first comma where a value begins the clause
     spelled := … "which is" value       "the sum of 3 and 4, which is 7"; also "which makes", "which equals" …
-    first   := … value                  "that she has 7 left"; after "answer:" only if it begins the clause
+    first   := … value                  "that she has 7 left"; not after "answer:"
     answer  := direct | sum | spelled | first     in this order, of the clause after an anchor
 
 Asides ("since …", "(as 3 + 4 = 7)") are left out once there is a value. The last anchor with a value wins; without
 any, the last value of the text, unless the text breaks off in an equation ("10 - 6 ="), which states nothing.
-"Answer:" before a list ("1. First … 2. Then …") or a sentence that begins with words is no anchor, unless the sentence
-ends in a sum. A value right after "not" is passed over: "not 5, it is 6". Currency before a number and a unit, "%" or
-"th" after it are passed over, so "25%" is 25. A power is worked out if it is short ("10^2" is 100), or no value.
+"Answer:" before a list ("1. First … 2. Then …"), a sentence that begins with words, or a sum with more to follow is no
+anchor: reasoning begins there. A value right after "not" is passed over: "not 5, it is 6". Currency before a number
+and a unit, "%" or "th" after it are passed over, so "25%" is 25. A power is worked out if it is short ("10^2" is 100),
+or no value.
 Digits glued to a letter or raised above one are names and powers, not values: "CO2", "cm^2". A minus is a sign unless
 it follows a digit, letter or bracket: "10-4" is 10 and 4; "negative 5" is -5. The comma is never the decimal mark;
 exponents ("1e5") and numerals in words are not read.
@@ -78,11 +79,12 @@ _LEAD = re.compile(
     r"(?:[\s(\[{\"'“‘~≈:>-]|\\approx|\b(?:about|approximately|around|roughly|exactly|a\s+total\s+of|just|only|[a-z]\s*=)(?!\w))*",
     re.IGNORECASE,
 )
-_TIED = re.compile(r"[-+*/×÷^(]|\\times|\\cdot|\\div|\b(?:x|of|times|plus|minus)\b", re.IGNORECASE)
+_TIED = re.compile(  # what stands between two values that belong together
+    r"(?:[-+*/×÷^(]|\\times|\\cdot|\\div)[\s(]*\Z|\A\s*%?\s*(?:x|of|times|plus|minus)\s*\Z", re.IGNORECASE
+)
 _ASIDE = re.compile(r"\b(?:since|because|as|where|given)\b|(?<=\s)\([^()=]*=", re.IGNORECASE)
 _COMMA = re.compile(r"[,;](?=\s|$)")
 _SPELLED = re.compile(r"\b(?:which|that)\s+(?:is|makes|gives|equals|comes\s+to)\b", re.IGNORECASE)
-_UNITS = re.compile(r"[^0-9=]{0,40}")  # what may follow the sum in which a sentence ends
 _STEP = re.compile(r"\.\s+[A-Za-z]")
 _NEXT_STEP = re.compile(r"[.!?:\n]\s*\b2\.\s")
 _EXACT = Context(prec=40, Emax=MAX_EMAX, Emin=MIN_EMIN)  # numbers of any length, without overflow
@@ -130,19 +132,26 @@ def _said(clause: Clause) -> re.Match[str] | None:
     first = _VALUE.search(clause.text)
     if first is None:
         return None
-    aside = _ASIDE.search(clause.text, first.end())
-    text = clause.text[: aside.start()] if aside else clause.text
-    lead = _LEAD.match(text)
+    lead = _LEAD.match(clause.text)
     begins = lead is not None and lead.end() >= first.start()
+    aside = _ASIDE.search(clause.text, first.end()) if begins else None
+    text = clause.text[: aside.start()] if aside else clause.text
     comma = _COMMA.search(text, first.end())
     part = text[: comma.start()] if begins and comma else text
     if begins and "=" not in part[first.end() :] and not _is_tied(part, first):
         return first
     solved = _solved(part) or (_solved(text) if _is_tied(part, first) else None)
-    if clause.anchor.endswith(":") and not begins:  # a sentence of its own, which may go on to reason
-        return solved if solved and _UNITS.fullmatch(solved.string, solved.end()) else None
+    if clause.anchor.endswith(":") and (not begins or "=" in clause.after):  # reasoning, which may go on
+        return None if "=" in clause.after else solved
+    return solved or _spelled(text, first) or first
+
+
+def _spelled(text: str, first: re.Match[str]) -> re.Match[str] | None:
+    """The value right behind a "which is" that follows the first value."""
     spelled = _SPELLED.search(text, first.end())
-    return solved or (_VALUE.search(text, spelled.end()) if spelled else None) or first
+    value = _VALUE.search(text, spelled.end()) if spelled else None
+    lead = _LEAD.match(text, spelled.end()) if spelled else None
+    return value if value and lead and lead.end() >= value.start() else None
 
 
 def _solved(text: str) -> re.Match[str] | None:
@@ -158,7 +167,7 @@ def _solved(text: str) -> re.Match[str] | None:
 def _is_tied(text: str, first: re.Match[str]) -> bool:
     """Whether a sign of arithmetic stands between the first value of ``text`` and a second one."""
     second = _VALUE.search(text, first.end())
-    return second is not None and _TIED.search(text, first.end(), second.start()) is not None
+    return second is not None and _TIED.search(text[first.end() : second.start()]) is not None
 
 
 def _begins_a_list(clause: Clause) -> bool:

@@ -2,7 +2,7 @@
 
 answer  := "answer" | "ans" | "ans."      then maybe "to the question"; in any case
 choice  := answer | "choice" | "option" | "solution" | "ending" | "statement"
-states  := "is" | "isn't" | "was" | "would be" | "should be" | "must be" | "will be" | "has to be"
+states  := "is" | "isn't" | "would be" | "should be" | "must be" | "will be" | "has to be"
          | "comes to" | ":" | "="
 anchor  := answer states                  or, where options are named, choice states
          | "\\boxed{" | "####"             the latter at the start of a line
@@ -30,7 +30,7 @@ _CLEAN = [
 _TO = r"(?:\s+to\s+(?:the|this|that|your)\s+(?:question|problem))?"
 _STATES = (
     r"(?:is(?=n['’]t\b)|:|="
-    r"|(?:is|was|(?:would|should|must|will|has\s+to)\s+be|comes\s+(?:out\s+)?to(?:\s+be)?)\b)"
+    r"|(?:is|(?:would|should|must|will|has\s+to)\s+be|comes\s+(?:out\s+)?to(?:\s+be)?)\b)"
 )
 _ANSWER = r"answer|ans\b\.?"
 ANSWER = re.compile(
