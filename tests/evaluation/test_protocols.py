@@ -91,6 +91,21 @@ def test_long_completions_take_no_more_than_linear_time(piece):
 
 
 @pytest.mark.parametrize(
+    "head",
+    ["answer", "not 5", "not B", "The answer is", "answer1", "Yes", "Hence", "3", "3 = ", "Paris", "7\nQuestion", "I"],
+)
+def test_nor_does_much_white_space(head):
+    text, begin = f"{head}{' ' * 50_000}x{' ' * 50_000}4", time.process_time()
+    for protocol in PROTOCOLS.values():
+        protocol.letter(text, "C", LETTERS)
+        protocol.label(text, "answer1", LABELS, ["answer1", "answer2"])
+        protocol.label(text, "true", TRUTH, ["true", "false"])
+        protocol.free(text, "Paris")
+        protocol.free(text, "1/2")
+    assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize(
     ("text", "kept"),
     [
         ("7\n\nQuestion: what is 2 + 2?\nAnswer: 4", "7\n\n"),

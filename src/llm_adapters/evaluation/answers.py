@@ -65,7 +65,8 @@ _CLEAN: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\b(?:negative|(?<=\bis )minus)\s+(?=\.?[0-9])", re.IGNORECASE), "-"),
     (
         re.compile(
-            rf"{NOT}\s+-?{_PLAIN}(?: ?/ ?{_PLAIN})*(?:\s*[,;]?\s*(?:but|it\s+is|it's|rather)\b)?", re.IGNORECASE
+            rf"{NOT}\s+-?{_PLAIN}(?:(?: ?/ ?|\s+n?or\s+-?){_PLAIN})*(?:(?:\s*[,;])?\s*(?:but|it\s+is|it's|rather)\b)?",
+            re.IGNORECASE,
         ),
         " ",
     ),
@@ -80,7 +81,7 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _TIED = re.compile(  # what stands between two values that belong together
-    r"(?:[-+*/×÷^(]|\\times|\\cdot|\\div)[\s(]*\Z|\A\s*%?\s*(?:x|of|times|plus|minus)\s*\Z", re.IGNORECASE
+    r"(?:[-+*/×÷^(]|\\times|\\cdot|\\div)[\s(]{0,5}\Z|\A\s*(?:%\s*)?(?:x|of|times|plus|minus)\s*\Z", re.IGNORECASE
 )
 _ASIDE = re.compile(r"\b(?:since|because|as|where|given)\b|(?<=\s)\([^()=]*=", re.IGNORECASE)
 _COMMA = re.compile(r"[,;](?=\s|$)")

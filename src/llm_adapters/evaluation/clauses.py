@@ -47,7 +47,7 @@ CHOICE = re.compile(
 NOT = r"(?:\bnot|n['’]t)"
 """What denies whatever stands right after it."""
 _LEAD = re.compile(r"[\s:=>{]*")
-_END = re.compile(r"[.!?](?=\s|$)|\n")
+_END = re.compile(r"[.!?](?=\s|$)(?!\s*=)|\n")  # "5! = 120" goes on
 _BRACE = re.compile(r"\}")
 
 _ASKING = ("Instruction", "Question", "User", "Human", "Q")

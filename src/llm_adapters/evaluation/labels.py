@@ -100,14 +100,14 @@ def read_label(completion: str, options: Sequence[Option]) -> str | None:
         firm = [mention.value for mention in mentions if mention.firm]
         if firm or any(mention.offered for mention in mentions):
             return labels.get(firm[0] if firm else str(_chosen(clause.after, pattern)))
-        named = None if truth else starting_with(clause.rest, options) or _numbered_option(clause.rest, options, labels)
+        named = None if truth else _numbered_option(clause.rest, options, labels) or starting_with(clause.rest, options)
         short = _short(clause.text, truth)
         if named or short:
             return named or labels.get(str(short))
     said = _unstated(text, pattern)
     if truth or said:
         return labels.get(str(said or _short(text, truth)))
-    named = starting_with(text, options, ENOUGH_WORDS) or _numbered_option(text, options, labels)
+    named = _numbered_option(text, options, labels) or starting_with(text, options, ENOUGH_WORDS)
     return named or labels.get(str(_short(text, truth)))
 
 

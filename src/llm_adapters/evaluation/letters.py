@@ -46,7 +46,7 @@ _CLAIMED = re.compile(
     rf"(?:{_MARKED}|(?<![\w'’])(?P<b>[A-E]))\s+(?:is|must be|seems|matches)\s+(?:the\s+|our\s+|my\s+)?"
     r"(?:only\s+|most\s+|final\s+)?(?:correct|right|best|answer|true)\b"
     r"|\b(?i:option|choice)\s+(?:[(\[]?(?P<o>[A-E])[)\]]?)(?![\w'’])(?!\s+(?:is|was|are|cannot|can't|does|gives)\b)(?!:)"
-    r"|\b(?i:answer|ans\b\.?)\s*[-–—]?\s*[(\[]?(?P<n>[A-E])[)\]]?(?=\s*(?:[.,;!](?!\w)|\n|$)|\s+(?:because|since)\b)"
+    r"|\b(?i:answer|ans\b\.?)(?:\s*[-–—])?\s*[(\[]?(?P<n>[A-E])[)\]]?(?=\s*(?:[.,;!](?!\w)|\n|$)|\s+(?:because|since)\b)"
     r"|\b(?i:hence|thus|therefore|so)\b[\s,:]*[(\[]?(?P<t>[A-E])[)\]]?(?=\s*(?:[.!](?!\w)|\n|$))"
 )
 _LINE = re.compile(

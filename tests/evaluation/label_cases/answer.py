@@ -67,6 +67,7 @@ CASES = [
     ("2) a rusty nail", "answer2", None),
     ("4. 12 days", "answer4", None),
     ("3. a rusty nail", None, None),
+    ("1) the moon\n2) a rusty nail\n3) it melts in warm water\nAnswer: 2) a rusty nail", "answer2", None),
     ("1. the moon\n2. a rusty nail\n3. it melts in warm water", None, None),
     ("The answer is either answer1 or answer2. I pick answer2.", "answer2", "answer1"),
     ("The answer is answer1 or answer2. I'd go with answer2.", "answer2", "answer1"),
