@@ -45,6 +45,10 @@ def test_the_input_belongs_to_the_question():
     assert words(stem(question("Add these.", "4 and 5"))) == ["add", "these", "4", "and", "5"]
 
 
+def test_words_do_not_depend_on_how_an_accent_is_written():
+    assert words("the Cafe\u0301 na\u00efve") == words("the Café nai\u0308ve") == ["the", "café", "naïve"]
+
+
 def test_words_do_not_depend_on_how_a_tokeniser_splits_clitics():
     assert words("Ann's dog didn't eat 1,000.5 x_y") == ["anns", "dog", "didnt", "eat", "1", "000", "5", "x", "y"]
     assert words("Ann 's dog did n't eat 1,000.5 x y") == words("Ann's dog didn't eat 1,000.5 x_y")
@@ -60,6 +64,10 @@ def test_words_do_not_depend_on_how_a_tokeniser_splits_clitics():
         ("5 + 3 = ?", "5 - 3 = ?", False, False),
         ("5 + 3 = ?", "5+3=?", True, True),
         ("5 + 3 = ?", "81 + 7 = ?", False, True),
+        ("Who owns the Café?", "who owns the Cafe\u0301", True, True),
+        ("\u212bngstr\u00f6m was who, he asked", "\u00c5ngstro\u0308m was who, he asked", True, True),
+        ("Find the \ufb01rst of \uff13 apples there", "find the first of 3 apples there", True, True),
+        ("Who owns the Café?", "Who owns the Cafe?", False, False),
     ],
 )
 def test_what_counts_as_the_same_question(one, other, same, same_masked):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_adapters.evaluation.answers import Extracted, extract_number, same_number
+from llm_adapters.evaluation.answers import Extracted, extract_number, same_number, whole_number
 
 STYLES = [
     "The answer is {}.",
@@ -57,6 +57,53 @@ def test_an_anchored_number_is_read_in_every_style(style, value, decimals, comma
         ("The answer is 5. It is not 6.", "5"),
         ("The answer is 25 cm^2.", "25"),
         ("the answer is clear. The answer is 4. The answer is easy.", "4"),
+        ("The answer is 3 x 4 = 12", "12"),
+        ("The answer is $20 x 3 = $60.", "60"),
+        ("The answer is 1/2 of 10 = 5", "5"),
+        ("The answer is 2(3+4) = 14", "14"),
+        ("The answer is 2 (3+4) = 14", "14"),
+        ("The answer is 2^3 = 8", "8"),
+        ("The answer is 2**3 = 8", "8"),
+        ("The answer is \\sqrt{16} = 4", "4"),
+        ("The answer is not 5, it is 6.", "6"),
+        ("The answer isn't 5 but 6.", "6"),
+        ("The answer is not 5 or 6, it is 7.", "7"),
+        ("The answer is 5! = 120", "120"),
+        ("The answer is 6, not 5.", "6"),
+        ("The answer is negative 5", "-5"),
+        ("The answer is minus 5", "-5"),
+        ("The answer is the sum of 3 and 4, which is 7.", "7"),
+        ("The answer is 5 x 3, which is $15.", "15"),
+        ("The answer is 7, which is 3 more than 4.", "7"),
+        ("The answer is that she has 7 left.", "7"),
+        ("The answer is that, since 4 are lost, 35 - 4 = 31 remain.", "31"),
+        ("The answer is 10 turns * 40 steps/turn = 400 steps in 5 rooms.", "400"),
+        ("The answer is to divide 3 by 25 and multiply by 100: 3/25 * 100% = 12%", "12"),
+        ("The answer is a maximum of 8 minutes, which is what 1 mile takes.", "8"),
+        ("The answer is the sum of 3 and 4, which is about 7.", "7"),
+        ("Answer: 3 + 4 = 7 apples. She likes 2 of them.", "7"),
+        ("The answer is 7, as 3 + 4 = 7 and not 8 = 7.", "7"),
+        ("Answer: about 12 km (5 + 7 = 12)", "12"),
+        ("Answer: x = 5", "5"),
+        ("Answer: She has 3 + 4 = 7 apples left.", "7"),
+        ("Answer: 7. First 3, second 4.", "7"),
+        ("Answer: 1. There were 2.", "1"),
+        ("The answer is 1. The total is 2. The rest is 3.", "1"),
+        ("Answer: 1. The total is 2. The rest is 3.", "1"),
+        ("1. The answer is 1. That was it.\n\n2. The rest is 3.", "1"),
+        ("Ans: 12", "12"),
+        ("The answer would be 12. In 2020 he was 30.", "12"),
+        ("The correct answer should be 12, see step 3", "12"),
+        ("The answer to the question is 12, see step 3", "12"),
+        ("The answer comes to 12, see step 3", "12"),
+        ("The answer is 100 000", "100000"),
+        ("The answer is 1 234 567.5 km", "1234567.5"),
+        ("The answer is 3 100-gram bags", "3"),
+        ("The answer is 2 100/200.", "2.5"),
+        ("The answer is 2019 500 times", "2019"),
+        (r"\boxed{\frac34}", "0.75"),
+        (r"\boxed{\dfrac{3}4}", "0.75"),
+        (r"\boxed{10^{2}}", "100"),
     ],
 )
 def test_what_an_anchor_states(text, value):
@@ -83,30 +130,81 @@ def test_what_an_anchor_states(text, value):
         ("#### Step 2: add 8 to it", "8"),
         ("The answer is unknown. Maybe 9?", "9"),
         ("1.5.2", "1.5"),
+        ("1 234.", "1234"),
+        ("Answer: John has 5 apples. He buys 3. So he has 8.", "8"),
+        ("Answer: A cook boils 3 x 4 = 12 eggs.\nHe eats 2, so 12 - 2 = 10 are left.", "10"),
+        ("Answer: 3 x 4 = 12 eggs are boiled. He eats 2. 12 - 2 = 10", "10"),
+        ("Answer: 1. First add 2+3=5. 2. Then 5*2=10.", "10"),
+        ("there are 6, not 5", "6"),
+        ("2^3", "8"),
+        ("7 or 1.5^2", "7"),
     ],
 )
 def test_without_an_anchor_the_last_number_counts(text, value):
     assert extract_number(text) == Extracted(Decimal(value), anchored=False)
 
 
-@pytest.mark.parametrize("text", ["", "no number", "The answer is five.", "x2", "^3", "٣", "½", "--", "$"])
+@pytest.mark.parametrize(
+    "text", ["", "no number", "The answer is five.", "x2", "^3", "٣", "½", "--", "$", "The answer is not 5.", "10^100"]
+)
 def test_without_a_number_there_is_none(text):
     assert extract_number(text) is None
 
 
-@given(st.text() | st.text("0123456789.,-/ =$%^\\{}()answer isboxdfc#*:\n", max_size=200))
+WORDS = ["answer", "is", ":", "=", "3", "1,000", "100 000", "not", "negative", "which is", "since", "(", ")", "x",
+    "2.", "^", "{", "}", "\\boxed{", "\\frac", "/", ".", ",", "\n", "####", "$", "%", "-", "about",
+    "minus", "**"]  # fmt: skip
+
+
+@given(
+    st.text()
+    | st.text("0123456789.,-/ =$%^\\{}()answer isboxdfc#*:\n", max_size=200)
+    | st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join)
+    | st.lists(st.sampled_from(WORDS), max_size=30).map("".join)
+)
 def test_no_string_crashes(text):
+    assert (number := whole_number(text)) is None or number.is_finite()
     for marked in (text, f"The answer is {text}", f"\\boxed{{{text}"):
         found = extract_number(marked)
         assert found is None or found.value.is_finite()
         assert found is None or same_number(found.value, found.value)
 
 
-@pytest.mark.parametrize("piece", ["9", "1,234,", "answer is ", "1/", "\\frac{1", "1 ", "-", "\\boxed{", "####1\n"])
+@pytest.mark.parametrize(
+    "piece",
+    ["9", "1,234,", "answer is ", "1/", "\\frac{1", "1 ", "-", "\\boxed{", "####1\n", "(", " ", "\n", "%", "123 ",
+     "2^", "1^9", "= 3 ", "3 x ", "**", "not 5 ", "negative ", " (", "answer: 1. A 2. ", "about ", "which is ",
+     "since 4 ", "minus 3", "1, ", "answer is 3 x "],
+)  # fmt: skip
 def test_long_strings_take_no_more_than_linear_time(piece):
     begin = time.process_time()
     extract_number(piece * 50_000)
+    extract_number(f"The answer is 3 {piece * 50_000}4")
     assert time.process_time() - begin < 5
+
+
+@given(a=st.integers(0, 999), b=st.integers(1, 999), sign=st.sampled_from("+-*x×"), anchor=st.sampled_from(STYLES[:4]))
+def test_the_last_value_of_an_equation_counts_whatever_stands_left_of_it(a, b, sign, anchor):
+    text = anchor.format(f"{a} {sign} {b} apples = 1234")
+    assert extract_number(text) == Extracted(Decimal(1234), anchored=True)
+    text = anchor.format(f"1234 = {a} {sign} {b}")
+    assert extract_number(text) == Extracted(Decimal(1234), anchored=True)
+
+
+@given(st.integers(1000, 10**12), st.sampled_from([" ", "\u00a0", "\u202f"]))
+def test_thousands_may_be_set_apart_by_spaces(number, space):
+    written = f"{number:,}".replace(",", space)
+    assert extract_number(f"It is {written}.") == Extracted(Decimal(number), anchored=False)
+    assert whole_number(written) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1/2", "0.5"), ("$5", "5"), ("25 %", "25"), ("-2 1/2", "-2.5"), (r"\frac12", "0.5"), ("1 000", "1000"),
+     ("1/2/2020", None), ("5 km", None), ("3 + 4", None), ("Paris", None), ("", None)],
+)  # fmt: skip
+def test_a_text_that_is_a_number(text, value):
+    assert whole_number(text) == (None if value is None else Decimal(value))
 
 
 def test_long_numbers_keep_every_digit():

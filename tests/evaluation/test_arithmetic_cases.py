@@ -39,7 +39,7 @@ CASES = [  # completion, standard, paper (as written)
     ("The answer is 8. Wait, that is wrong. The answer is 7.", "7", "7."),
     ("The answer is 7,000 / 1,000 = 7", "7", "7"),
     ("The answer is 7,000.", "7000", "7000."),
-    ("The answer is 7 000", "7", "000"),
+    ("The answer is 7 000", "7000", "000"),
     ("The answer is -7.", "-7", "-7."),
     ("10-3", "3", "-3"),
     ("The answer is 10 - 3 = 7.", "7", "7."),

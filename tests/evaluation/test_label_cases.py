@@ -31,6 +31,12 @@ def test_the_cases_are_enough_and_distinct(form: ModuleType) -> None:
     assert len({case[0] for case in form.CASES}) == len(form.CASES) >= 40
 
 
+def test_an_option_is_named_by_what_it_says_to_do() -> None:
+    options = [Option("solution1", "Use a knife."), Option("solution2", "Use a spoon.")]
+    found = PROTOCOLS["standard"].label("The best solution is to use a knife.", "solution1", options, ["solution1"])
+    assert found == ("correct", "solution1")
+
+
 def test_without_options_the_labels_of_the_benchmark_are_read() -> None:
     assert PROTOCOLS["standard"].label("Answer: answer5", "answer5", [], ANSWERS).status == "correct"
     assert PROTOCOLS["standard"].label("true", "true", [], ["true", "false"]).status == "correct"

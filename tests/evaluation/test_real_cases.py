@@ -7,11 +7,15 @@ Each line of ``real_cases/*.jsonl`` is a completion, the gold answer, and the an
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llm_adapters.data.ngrams import N
+from llm_adapters.data.questions import words
+from llm_adapters.data.registry import BENCHMARKS, load_benchmark
 from llm_adapters.evaluation.families import Arithmetic, Letters, Options
 from llm_adapters.evaluation.protocols import PROTOCOLS
 from llm_adapters.evaluation.task import get_task
@@ -40,3 +44,17 @@ def test_the_answer_is_what_a_reader_takes_it_for(family: str, row: int, protoco
         found = rules.number(completion, gold)
     assert found.answer == case[protocol]
     assert (found.status == "unparsed") == (case[protocol] is None)
+
+
+def _grams(text: str) -> set[tuple[str, ...]]:
+    each = words(text)
+    return {tuple(each[i : i + N]) for i in range(len(each) - N + 1)}
+
+
+@pytest.mark.skipif(not os.environ.get("LLM_ADAPTERS_DATA"), reason="needs the benchmark files: set LLM_ADAPTERS_DATA")
+def test_no_completion_repeats_a_question() -> None:
+    written = {gram for cases in CASES.values() for case in cases for gram in _grams(case["completion"])}
+    for name in BENCHMARKS:
+        for row, example in enumerate(load_benchmark(name)):
+            shared = written & _grams(f"{example.instruction}\n{example.input}")
+            assert not shared, f"{name}, row {row}: {' '.join(min(shared))}"

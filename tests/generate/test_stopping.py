@@ -53,9 +53,9 @@ def test_a_text_is_found_when_its_last_letter_comes(text: str, stops: list[str])
     ids = [0 if letter == "a" else 1 for letter in text]
     texts = StopTexts(stops, Letters())
     first = next((n for n in range(1, len(ids) + 1) if texts.reached(ids[:n])), None)
-    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
-    assert first == (min(ends) if ends else None)
-    assert cut(text, stops) == text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+    starts = [(text.find(stop, 1), len(stop)) for stop in stops if text.find(stop, 1) > 0]  # not where it begins
+    assert first == min((start + length for start, length in starts), default=None)
+    assert cut(text, stops) == text[: min((start for start, _ in starts), default=len(text))]
 
 
 def test_a_special_token_ends_a_completion_and_its_name_hides_no_text() -> None:
@@ -64,8 +64,43 @@ def test_a_special_token_ends_a_completion_and_its_name_hides_no_text() -> None:
     assert not StopTexts(["<ab>"], Letters()).reached([99, 0])
 
 
+class Characters(Letters):
+    """A tokenizer whose tokens are the code points."""
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        assert skip_special_tokens
+        return "".join(map(chr, ids))
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("\nQ: 2+3?\nA: 5", None),
+        ("\n\n \nQ: 2+3?\nA: 5\nQ: 3+3?", "\n\n \nQ: 2+3?\nA: 5"),
+        ("7\nQ: and then?", "7"),
+        (" 7\nQ: and then?", " 7"),
+        (f"{' ' * 40}\nQ: 2?", None),
+        (f"7{' ' * 40}\nQ: 2?", f"7{' ' * 40}"),
+        ("\nQ:", None),
+        ("", None),
+    ],
+)
+def test_a_text_ends_nothing_where_a_completion_begins(text: str, kept: str | None) -> None:
+    end = StopTexts(["\nQ:"], Characters()).end(list(map(ord, text)))
+    assert (end is None) == (kept is None)
+    assert cut(text, ["\nQ:"]) == (text if kept is None else kept)
+    if kept is not None and end is not None:
+        assert text[:end] == f"{kept}\nQ:"
+
+
+def test_nor_does_a_special_token() -> None:
+    assert not StopTexts(["<ab>"], Letters()).reached([99])
+    assert StopTexts(["<ab>"], Letters()).end([99, 99, 0, 99]) == 4
+
+
 def test_several_ends_have_to_be_reached_each() -> None:
     reached = all_of([StopTexts(["ab"], Letters()), StopTexts(["c"], Letters())])
-    assert [reached([0, 1, 3, 2][: n + 1]) for n in range(4)] == [False, False, False, True]
-    assert StopTexts(["ab", "c"], Letters()).end([0, 1, 3, 2]) == 2
-    assert StopTexts(["x"], Letters()).end([0, 1, 3, 2]) is None
+    ids = [5, 0, 1, 3, 2]
+    assert [reached(ids[: n + 1]) for n in range(5)] == [False, False, False, False, True]
+    assert StopTexts(["ab", "c"], Letters()).end(ids) == 3
+    assert StopTexts(["x"], Letters()).end(ids) is None

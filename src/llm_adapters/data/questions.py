@@ -7,6 +7,7 @@ choices and a note on the answer's format. Without them any two rows of one benc
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from llm_adapters.data.example import Example
 
@@ -42,7 +43,7 @@ def stem(example: Example) -> str:
 
 def words(text: str) -> list[str]:
     """The text's words in lower case: runs of letters and digits, where "Ann's", "Ann 's" and "anns" are one."""
-    return _NOT_WORD.sub(" ", _CLITIC.sub(r"\1", text.lower())).split()
+    return _NOT_WORD.sub(" ", _CLITIC.sub(r"\1", _lower(text))).split()
 
 
 def normalised(text: str) -> str:
@@ -50,7 +51,7 @@ def normalised(text: str) -> str:
 
     A formula (digits and fewer than four words) keeps its signs: 5 + 3 is not 5 - 3.
     """
-    text = text.lower()
+    text = _lower(text)
     is_formula = _DIGITS.search(text) and len(_LETTERS.findall(text)) < _FEWEST_WORDS
     return "".join(text.split()) if is_formula else _NOT_WORD.sub("", text)
 
@@ -58,3 +59,8 @@ def normalised(text: str) -> str:
 def masked(text: str) -> str:
     """The normalised text with every run of digits replaced by one mark."""
     return _DIGITS.sub("#", normalised(text))
+
+
+def _lower(text: str) -> str:
+    """Lower case, in one of the several ways (NFKC) that Unicode has to write an accent, a width or a ligature."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())

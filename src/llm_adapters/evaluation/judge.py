@@ -6,11 +6,15 @@ import re
 from decimal import Decimal, InvalidOperation
 from typing import Literal, NamedTuple
 
-from llm_adapters.evaluation.answers import extract_number, same_number
+from llm_adapters.evaluation.answers import extract_number, same_number, whole_number
+from llm_adapters.evaluation.clauses import FREE, clean, stated
 
 Status = Literal["correct", "wrong", "unparsed"]
 
-_STATED = re.compile(r"\banswer\s*(?:is\b|:|=)[\s:=]*([^\n]*)", re.IGNORECASE)
+_GOES_ON = re.compile(  # "Paris, the capital", "Paris (in France)", "Paris. It is …"; not "Paris, Rome" or "Paris. No"
+    r"(?:[.;:!]\s|,\s+(?=(?:the|an?|which|who|where|when|in|on|at|because|since|as|so|for)\b)|\s+[(–—-]|\s+(?:because|since)\b)"
+    r"(?!\s*(?:no|or|and|but|not|nor|wait|actually)\b)"
+)
 
 
 class Judgement(NamedTuple):
@@ -28,22 +32,28 @@ def decide(answer: str | None, *, correct: bool) -> Judgement:
 
 
 def judge(completion: str, gold: str) -> Judgement:
-    """Compare with a gold answer: as a number (within 1e-3) if the gold answer is one, else as text.
+    """Compare with a gold answer: as a number (within 1e-3) if the gold answer is one ("7", "1/2", "$5"), else as text.
 
-    Text is read after the last "answer is" (or "answer:"), or is the whole completion if it is one line,
-    and compared without case, outer punctuation and white space.
+    Text is the rest of the line after the last anchor (see ``clauses``), or the whole completion if it is one line.
+    It is compared without case, outer punctuation and white space, and may go on behind the gold answer with a
+    sentence or an aside: "Paris, the capital".
     """
     number = as_number(gold)
+    if number is None:
+        number = whole_number(gold)
     if number is not None:
         found = extract_number(completion)
         if found is None:
             return Judgement("unparsed", None)
         return decide(str(found.value), correct=same_number(found.value, number))
-    stated = _STATED.findall(completion)
-    text = (stated[-1] if stated else completion).strip().rstrip(".!").rstrip()
-    if not text or (not stated and "\n" in text):
+    written = clean(completion)
+    said = next(stated(written, FREE, longest=len(written)), None)
+    boxed = said is not None and said.anchor.startswith("\\")
+    text = written if said is None else said.text if boxed else said.rest.partition("\n")[0]
+    text = text.strip().rstrip(".!").rstrip()
+    if not text or "\n" in text:
         return Judgement("unparsed", None)
-    return decide(text, correct=_plain(text) == _plain(gold))
+    return decide(text, correct=_is_given(_plain(gold), _plain(text)))
 
 
 def as_number(text: str) -> Decimal | None:
@@ -55,5 +65,10 @@ def as_number(text: str) -> Decimal | None:
     return value if value.is_finite() else None
 
 
+def _is_given(gold: str, text: str) -> bool:
+    """Whether ``text`` is ``gold``, or that and an explanation."""
+    return text == gold or (bool(gold) and text.startswith(gold) and _GOES_ON.match(text, len(gold)) is not None)
+
+
 def _plain(text: str) -> str:
-    return text.strip(" \t.,;:!?\"'()").casefold()
+    return " ".join(clean(text).strip(" \t.,;:!?\"'()").casefold().split())

@@ -4,28 +4,33 @@ Grammar, tried in this order; the first that gives a label, or offers several, e
 
     label    := "answer" | "solution" | "ending" | "option" | "choice", then a number: "answer3", "Answer 3"
               | "first" … "fifth", then one of those words
-              | "true" | "false", where those are the labels; there "yes" and "no", before a stop, mean them too
+              | "true" | "false", where those are the labels; there "not true" means "false", and "yes" and "no",
+                before a stop or "it is", "they can" and the like, mean them too
     stated   := anchor label                  "the correct answer is answer3"; the last anchor wins
               | anchor option                 the text of an option: "the answer is the red one"
               | anchor number                 nothing but the number: "the answer is 3."
+              | anchor number option          both of one option: "the answer is 3: the red one"
+              | several labels, then a choice "either answer1 or answer2. I pick answer2"
     claimed  := label "is" "correct" | …      "solution2 is the better one"; the last wins
     leading  := a label, then a stop          "true, because …", "answer3\\n…"
-    last     := the last label of the text
+    last     := the last label of the text that stands in no reason: "answer2, because answer1 is hot"
     option   := the completion is the text of an option, or begins with one of three words or more
-    number   := the completion is nothing but a number, and no option's text is that number
+    number   := the completion is nothing but a number, and no option's text is that number; or it begins with the
+                number and the text of one option: "3. the red one"
 
-A label after "not", or one that "is wrong", is passed over. "answer1 or answer2" and "true/false" offer several
-and state none. Labels with a colon repeat the options, unless all of them are the same; so do "Answer1. … Answer2. …".
+A label after "not", or one that "is wrong" or "would not work", is passed over. "answer1 or answer2", "answer1,
+answer2" and "true/false" offer several and state none. Labels with a colon repeat the options, unless all of them are
+the same; so do "Answer1. … Answer2. …". Anchors and clauses are those of ``clauses``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from llm_adapters.evaluation.clauses import clean, stated
+from llm_adapters.evaluation.clauses import LONGEST, NOT, clean, stated
 from llm_adapters.evaluation.options import ENOUGH_WORDS, Option, starting_with
 
 _NOUN = r"(?:answer|solution|ending|option|choice)"
@@ -36,20 +41,35 @@ _NUMBERED = re.compile(
 )
 _TRUTH = re.compile(r"\b(?P<word>true|false)\b", re.IGNORECASE)
 _STOP = r"(?=\s*(?:[.,;:!)\"'”—–]|\n|$|because\b|since\b|as\b))"
-_YES_NO = re.compile(rf"[\s\"'“]*(?P<word>yes|no){_STOP}", re.IGNORECASE)
-_ALONE = re.compile(r"[\s\"'“(#]*(?P<number>[1-9])[\s\"'”).]*")
-_IS = r"\"?\s+(?:is|are|was|must be|would be|should be|seems|sounds|makes)\s+(?:clearly\s+|also\s+)?(?:the\s+|a\s+)?"
-_DENIED = re.compile(r"(?:\bnot|\bnever|\bneither|n't|\bthan|\bunlike)\s+(?:the\s+)?[\"'“]?$", re.IGNORECASE)
-_WRONG = re.compile(
-    rf"{_IS}(?:wrong|incorrect|not|never|less)\b|\s+(?:cannot|can't|isn't|doesn't|does not)\b", re.IGNORECASE
+_DOES = (
+    r"(?=\s+(?:it|they|he|she|you|we|i|there|that|this|these|those)\s+"
+    r"(?:is|are|was|were|do|does|did|can|could|will|would|has|have|had|may|might|should)(?:n['’]t|not)?\b)"
 )
+_YES_NO = re.compile(rf"[\s\"'“]*(?P<word>yes|no)(?:{_STOP}|{_DOES})", re.IGNORECASE)
+_ALONE = re.compile(r"[\s\"'“(#]*(?P<number>[1-9])[\s\"'”).]*")
+_BEFORE_OPTION = re.compile(r"[\s\"'“(#]*(?P<number>[1-9])(?![\w%])(?!\.[0-9])[\s\"'”).:,–—-]*")
+_IS = r"\"?\s+(?:is|are|was|must be|would be|should be|seems|sounds|makes)\s+(?:clearly\s+|also\s+)?(?:the\s+|a\s+)?"
+_DENIED = re.compile(rf"(?:{NOT}|\bnever|\bneither|\bthan|\bunlike)\s+(?:the\s+)?[\"'“]?$", re.IGNORECASE)
+_NOT_TRUE = re.compile(rf"{NOT}\s+[\"'“]?$", re.IGNORECASE)
+_WRONG = re.compile(
+    rf"{_IS}(?:wrong|incorrect|not|never|less)\b|\s+(?:cannot|can['’]t|won['’]t|never)\b"
+    r"|\s+(?:is|was|do|does|did|will|would|could|should|might|may|has)(?:\s+not|\s+never|n['’]t)\b",
+    re.IGNORECASE,
+)
+_CHOSEN = re.compile(
+    r"\b(?:i|we)(?:['’]d|['’]ll|\s+would|\s+will)?\s+(?:pick|choose|take|select|say|think|believe|guess|prefer|go\s+(?:with|for))\s+"
+    r"(?:that\s+)?(?:it\s+is\s+|it['’]s\s+)?(?:the\s+)?[\"'“]?$",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r"(?<=[\w\"'”’),;])\s+(?:because|since)\b[^.!?\n]*", re.IGNORECASE)
 _RIGHT = re.compile(
     rf"{_IS}(?:only\s+|most\s+|more\s+|final\s+)?"
     r"(?:correct|right|best|better|answer|likely|appropriate|suitable|logical|sensible|sense|plausible)\b",
     re.IGNORECASE,
 )
 _JOIN = re.compile(r"\"?,?\s*(?:/|&|\b(?:or|and|nor)\b)\s*(?:either\s+|perhaps\s+|maybe\s+|the\s+)?\"?")
-_COMMA = re.compile(r",\s*")
+_COMMA = re.compile(r",[ ]*")
+_LAST_OF_LIST = re.compile(r"\"?\s*(?:[.,;!?]|$|\n)")
 _LEADING = re.compile(r"[\s\"'“(]*(?:the\s+)?")
 _STOPPED = re.compile(_STOP, re.IGNORECASE)
 
@@ -75,25 +95,47 @@ def read_label(completion: str, options: Sequence[Option]) -> str | None:
     truth = any(option.label == "true" for option in options)
     pattern = _TRUTH if truth else _NUMBERED
     labels = {option.label if truth else option.label[-1]: option.label for option in options}
-    for clause, rest in stated(text):
-        mentions = list(_mentions(clause, pattern))
+    for clause in stated(text):
+        mentions = list(_mentions(clause.text, pattern))
         firm = [mention.value for mention in mentions if mention.firm]
         if firm or any(mention.offered for mention in mentions):
-            return labels.get(firm[0]) if firm else None
-        named = None if truth else starting_with(rest, options)
-        short = _short(clause, truth)
+            return labels.get(firm[0] if firm else str(_chosen(clause.after, pattern)))
+        named = None if truth else _numbered_option(clause.rest, options, labels) or starting_with(clause.rest, options)
+        short = _short(clause.text, truth)
         if named or short:
             return named or labels.get(str(short))
     said = _unstated(text, pattern)
-    named = None if truth or said else starting_with(text, options, ENOUGH_WORDS)
-    return named or labels.get(str(said or _short(text, truth)))
+    if truth or said:
+        return labels.get(str(said or _short(text, truth)))
+    named = _numbered_option(text, options, labels) or starting_with(text, options, ENOUGH_WORDS)
+    return named or labels.get(str(_short(text, truth)))
+
+
+def _numbered_option(text: str, options: Sequence[Option], labels: Mapping[str, str]) -> str | None:
+    """The label of the option whose number and text ``text`` begins with."""
+    number = _BEFORE_OPTION.match(text)
+    named = starting_with(text[number.end() : number.end() + LONGEST], options) if number else None
+    return named if number and named == labels.get(number["number"]) else None
+
+
+def _claims(text: str, mentions: Sequence[_Mention]) -> list[_Mention]:
+    return [mention for mention in mentions if mention.firm and _RIGHT.match(text, mention.end)]
+
+
+def _chosen(text: str, pattern: re.Pattern[str]) -> str | None:
+    """What a text that goes on from several labels on offer settles on."""
+    mentions = [mention for mention in _mentions(text, pattern) if mention.firm]
+    settled = _claims(text, mentions) or [
+        mention for mention in mentions if _CHOSEN.search(text, max(0, mention.start - 40), mention.start)
+    ]
+    return settled[-1].value if settled else None
 
 
 def _unstated(text: str, pattern: re.Pattern[str]) -> str | None:
     """What a text without an anchor claims, begins with, or mentions last."""
     mentions = list(_mentions(text, pattern))
     firm = [mention for mention in mentions if mention.firm]
-    claimed = [mention for mention in firm if _RIGHT.match(text, mention.end)]
+    claimed = _claims(text, firm)
     if claimed:
         return claimed[-1].value
     listed = _listed(text, mentions)
@@ -104,7 +146,8 @@ def _unstated(text: str, pattern: re.Pattern[str]) -> str | None:
     if pattern is _TRUTH and _YES_NO.match(text):
         return None
     if free:
-        return free[-1].value
+        reasons = {each.start() for reason in _REASON.finditer(text) for each in pattern.finditer(text, *reason.span())}
+        return ([mention for mention in free if mention.start not in reasons] or free)[-1].value
     return mentions[0].value if len({mention.value for mention in mentions}) == 1 and firm else None
 
 
@@ -119,13 +162,18 @@ def _mentions(text: str, pattern: re.Pattern[str]) -> Iterator[_Mention]:
     """Every label of ``text`` in order."""
     found = list(pattern.finditer(text))
     joined = [_JOIN.fullmatch(text, a.end(), b.start()) is not None for a, b in pairwise(found)]
-    for i in reversed(range(len(joined) - 1)):  # "answer1, answer2 or answer3" offers three
-        comma = _COMMA.fullmatch(text, found[i].end(), found[i + 1].start())
-        joined[i] = joined[i] or (joined[i + 1] and comma is not None)
+    for i in reversed(range(len(joined))):  # "answer1, answer2 or answer3" offers three
+        a, b = found[i : i + 2]
+        if _value(a) != _value(b) and _COMMA.fullmatch(text, a.end(), b.start()):
+            is_last = _LAST_OF_LIST.match(text, b.end()) is not None  # unlike that of "answer1, answer2 is wrong"
+            joined[i] = is_last or any(joined[i + 1 : i + 2])
     for i, match in enumerate(found):
         denied = _DENIED.search(text, max(0, match.start() - 20), match.start()) or _WRONG.match(text, match.end())
         offered = any(joined[max(0, i - 1) : i + 1]) or text.startswith("/", match.end())
-        yield _Mention(_value(match), *match.span(), denied=denied is not None, offered=offered)
+        value = _value(match)
+        if value == "true" and _NOT_TRUE.search(text, max(0, match.start() - 20), match.start()):
+            value, denied = "false", None
+        yield _Mention(value, *match.span(), denied=denied is not None, offered=offered)
 
 
 def _value(match: re.Match[str]) -> str:

@@ -9,12 +9,15 @@ Grammar, tried in this order; the first that gives a letter, or gives two, ends 
                | anchor option             the text of an option, or its number: "the answer is 40"
     claimed   := letter "is" ["the"] "correct" | "right" | "best" | "answer"
                | "option" | "choice" letter
+               | "answer" | "ans" ["-"] letter stop          "ANSWER B", "answer - B"
+               | "hence" | "thus" | "therefore" | "so" letter stop
     alone     := a first or last line that is nothing but a letter
     line      := a line that begins with one ("C) 40 km", "C. 40 km"), if all such lines have the same
     closing   := a last line that ends in a marked letter
     option    := the completion is the text of an option, or begins with one of three words or more, or is its number
 
-A letter after "not" is passed over, and one that "is wrong" is not claimed. "(A) or (B)" states no answer.
+A letter after "not" is passed over ("not B but C"), and one that "is wrong" is not claimed. "(A) or (B)" states no
+answer. Anchors and clauses are those of ``clauses``.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from llm_adapters.evaluation.clauses import clean, stated
+from llm_adapters.evaluation.clauses import NOT, clean, stated
 from llm_adapters.evaluation.options import ENOUGH_WORDS, Option, starting_with, with_number
 
 _MARKED = r"(?:[(\[]\s?(?P<m>[A-E])\s?[)\]]|(?<![\w'(])(?P<h>[A-E])\))"
@@ -35,11 +38,16 @@ _ANY_MARKED = re.compile(_MARKED)
 _OTHER = re.compile(
     r"[)\]]?\s*(?:or|and|,|/|&)\s*(?:(?:either|option|choice)\s+)?[(\[]?[A-E](?![\w'’])[)\]]?(?!\s+is\b)"
 )
-_NOT = re.compile(r"\b(?:not|n't|neither|never)\s+(?:option\s+|choice\s+)?$|n't\s+$", re.IGNORECASE)
+_NOT = re.compile(rf"(?:{NOT}|\b(?:neither|never))\s+(?:option\s+|choice\s+)?$", re.IGNORECASE)
+_NOT_FIRST = re.compile(
+    rf"\s*{NOT}\s+(?i:option\s+|choice\s+)?[(\[]?[A-Ea-e][)\]]?(?![\w'’])[\s,;]*(?i:(?:but|it\s+is|it's|rather)\s+)?"
+)
 _CLAIMED = re.compile(
     rf"(?:{_MARKED}|(?<![\w'’])(?P<b>[A-E]))\s+(?:is|must be|seems|matches)\s+(?:the\s+|our\s+|my\s+)?"
     r"(?:only\s+|most\s+|final\s+)?(?:correct|right|best|answer|true)\b"
     r"|\b(?i:option|choice)\s+(?:[(\[]?(?P<o>[A-E])[)\]]?)(?![\w'’])(?!\s+(?:is|was|are|cannot|can't|does|gives)\b)(?!:)"
+    r"|\b(?i:answer|ans\b\.?)(?:\s*[-–—])?\s*[(\[]?(?P<n>[A-E])[)\]]?(?=\s*(?:[.,;!](?!\w)|\n|$)|\s+(?:because|since)\b)"
+    r"|\b(?i:hence|thus|therefore|so)\b[\s,:]*[(\[]?(?P<t>[A-E])[)\]]?(?=\s*(?:[.!](?!\w)|\n|$))"
 )
 _LINE = re.compile(
     rf"^[ \t>•*-]*(?:(?i:option|choice)\s+)?(?:{_MARKED}|(?P<b>[A-E])(?:[.]\s|\s*[.,:]?\s*$)|(?P<c>[B-E]):)"
@@ -51,7 +59,7 @@ _CLOSING = re.compile(rf"{_MARKED}[\s.!]*$")
 def read_letter(completion: str, options: Sequence[Option] = ()) -> str | None:
     """The letter A–E that ``completion`` gives as its answer by the grammar above, or None; any string may be given."""
     text = clean(completion)
-    for clause, rest in stated(text):
+    for _, clause, rest in stated(text):
         letters = _stated_letters(clause)
         if letters:
             return _only(letters)
@@ -74,7 +82,8 @@ def read_letter(completion: str, options: Sequence[Option] = ()) -> str | None:
 
 def _stated_letters(clause: str) -> set[str]:
     """The letters that an anchored clause offers: none, one, or two that it cannot choose between."""
-    first = _FIRST.match(clause)
+    denied = _NOT_FIRST.match(clause)
+    first = _FIRST.match(clause, denied.end() if denied else 0)
     if first is not None:
         other = _OTHER.match(clause, first.end())
         return {"two", "letters"} if other else {_letter(first)}

@@ -11,7 +11,7 @@ from llm_adapters.evaluation.answers import extract_number, same_number
 
 _WORD = re.compile(r"[0-9]+(?:[.,][0-9]+)*|[^\W\d_]+|[^\w\s.,;:!?\"'“”‘’()*\[\]]")
 LETTERS = "ABCDE"
-_ARTICLES = ("the", "a", "an", "that")
+_ARTICLES = ("the", "a", "an", "that", "to")  # and what else leads up to an option: "the solution is to use a knife"
 ENOUGH_WORDS = 3  # an option of fewer words, with nothing before it, may be only how a sentence begins
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal, final
 
 from llm_adapters.errors import DataError
+from llm_adapters.evaluation.clauses import TURN_TEXTS, first_turn
 from llm_adapters.evaluation.judge import Judgement, as_number, decide, judge
 from llm_adapters.evaluation.labels import read_label
 from llm_adapters.evaluation.letters import read_letter
@@ -52,15 +53,13 @@ class Protocol(ABC):
 class _Anchored(Protocol):
     """Reading by the grammars of ``answers``, ``letters`` and ``labels``.
 
-    A completion ends where it begins a new turn: a line "Question:", "### Instruction:" and the like.
+    A completion ends where it begins a new turn: a line "Question:", "### Instruction:" and the like, once there is
+    something to read before it (see ``clauses``).
     """
 
     template = None
     beams = 1
-    stop_texts = (
-        *(f"\n{mark}{name}:" for mark in ("", "### ") for name in ("Instruction", "Question", "Problem", "Input")),
-        *("\nUser:", "\nHuman:", "\nQ:", "\n### Response:", "<|im_start|>"),
-    )
+    stop_texts = TURN_TEXTS
 
     def number(self, completion: str, gold: str) -> Judgement:
         return judge(first_turn(completion), gold)
@@ -119,10 +118,6 @@ class Paper(Protocol):
 
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (Standard(), Paper(), Likelihood())}
 
-_TURN = re.compile(
-    r"^[#* \t]*(?:Instruction|Question|Problem|Input|Response|User|Human|Q)\s*:|<\|im_start\|>", re.MULTILINE
-)
-
 
 def get_protocol(name: str) -> Protocol:
     """The protocol of that name.
@@ -133,14 +128,6 @@ def get_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise DataError(f"there is no protocol '{name}'", given=name, allowed=PROTOCOLS)
     return PROTOCOLS[name]
-
-
-def first_turn(completion: str) -> str:
-    """``completion`` up to where the model goes on with a question of its own making."""
-    for turn in _TURN.finditer(completion):
-        if completion[: turn.start()].strip():
-            return completion[: turn.start()]
-    return completion
 
 
 def _response(completion: str) -> str:

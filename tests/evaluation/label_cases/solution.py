@@ -51,5 +51,11 @@ CASES = [
     ("the correct answer is solution3", None, None),
     ("\\boxed{solution2}", "solution2", "solution2"),
     ("a good solution", None, None),
+    ("Solution1 would work. Solution2 would not work.", "solution1", None),
+    ("solution1 will work, solution2 won't", "solution1", "solution1"),
+    ("solution2 can work but solution1 couldn't", "solution2", "solution2"),
+    ("The best solution is to fill the wet shoes with old newspaper. Leave them overnight.", "solution2", None),
+    ("The best solution is to fill the wet shoes with sand.", None, None),
+    ("The answer is solution2, solution1 would be too hot", "solution2", "solution2"),
     ("", None, None),
 ]
