@@ -24,7 +24,7 @@ from llm_adapters.adapters.store import read_record
 from llm_adapters.errors import MissingExtraError, UserError
 from llm_adapters.generate import Request, generate
 from llm_adapters.generate.likelihood import likelihoods
-from llm_adapters.generate.stopping import cut, stop_ids
+from llm_adapters.generate.stopping import stop_ids
 from llm_adapters.interop.lm_eval_options import Ending, read_batch_size
 from llm_adapters.model import load_model
 from llm_adapters.model.loading import BUNDLED
@@ -239,7 +239,8 @@ class AdaptersLM(TemplateLM):
             routes=self._routes(len(given)), sampling=ending.sampling,
         ):  # fmt: skip
             text = self.tokenizer.decode(completion.ids, skip_special_tokens=True)
-            yield completion.prompt, cut(text, ending.until)
+            # The harness cuts at a stop text with which a completion begins, too.
+            yield completion.prompt, text[: min((text.find(s) for s in ending.until if s in text), default=len(text))]
 
     def _end(self, ids: list[int], room: int) -> list[int]:
         """The last ``room`` tokens of what stands before a text.
