@@ -34,3 +34,11 @@ def sums(path: Path, count: int, *, start: int = 0) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def tiny_place(folder: Path, train: int, test: int) -> Path:
+    """A folder with a tiny ``model``, and additions in ``train.jsonl`` and ``test.jsonl``."""
+    tiny_folder(folder / "model")
+    sums(folder / "train.jsonl", train)
+    sums(folder / "test.jsonl", test, start=60)
+    return folder

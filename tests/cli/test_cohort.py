@@ -12,16 +12,13 @@ from typer.testing import CliRunner
 
 from llm_adapters.cli import app, main
 from llm_adapters.errors import ConfigError, TrainingError
-from tiny_folder import sums, tiny_folder
+from tiny_folder import tiny_place
 from tiny_training import metrics
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cli")
-    tiny_folder(folder / "model")
-    sums(folder / "train.jsonl", 24)
-    sums(folder / "test.jsonl", 4, start=60)
+    folder = tiny_place(tmp_path_factory.mktemp("cli"), 24, 4)
     for name, adapter in (("one", "{rank: 2}"), ("two", "{method: prefix, tokens: 3}")):
         (folder / f"{name}.yaml").write_text(
             f"name: {name}\nmodel: {{source: {folder}/model}}\nadapter: {adapter}\n"

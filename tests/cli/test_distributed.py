@@ -15,16 +15,13 @@ import llm_adapters.study.evaluation
 import llm_adapters.study.follow  # once here, not in every child
 from llm_adapters.cli import main
 from team_of import ended, free_port, started
-from tiny_folder import sums, tiny_folder
+from tiny_folder import tiny_place
 from tiny_training import metrics
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cli")
-    tiny_folder(folder / "model")
-    sums(folder / "train.jsonl", 40)
-    sums(folder / "test.jsonl", 8, start=60)
+    folder = tiny_place(tmp_path_factory.mktemp("cli"), 40, 8)
     (folder / "tiny.yaml").write_text(
         "model: {source: model}\nadapter: [{rank: 2}, {method: prefix, tokens: 3}, {method: prompt, tokens: 2}]\n"
         "data: {train: train.jsonl, validation: 8}\n"

@@ -17,16 +17,13 @@ import pytest
 import llm_adapters.report
 import llm_adapters.study.evaluation  # noqa: F401 – once here, not in every child
 from llm_adapters.cli import main
-from tiny_folder import sums, tiny_folder
+from tiny_folder import tiny_place
 from tiny_training import metrics
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cli")
-    tiny_folder(folder / "model")
-    sums(folder / "train.jsonl", 40)
-    sums(folder / "test.jsonl", 8, start=60)
+    folder = tiny_place(tmp_path_factory.mktemp("cli"), 40, 8)
     (folder / "tiny.yaml").write_text(
         "model: {source: model}\nadapter: {rank: 2, dropout: 0.1}\ndata: {train: train.jsonl}\n"
         "train: {batch_size: 4, epochs: 8, learning_rate: 0.01}\n"

@@ -1,12 +1,8 @@
 """Which waiting runs become a cohort; and cohorts against single runs, where this version trains them."""
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-
-from llm_adapters.errors import ConfigError
 from llm_adapters.evaluation.rows import read_rows
 from llm_adapters.study.cohorts import Cohorts, alike, begun_with
 from llm_adapters.study.ledger import Entry
@@ -37,13 +33,6 @@ def test_a_run_tells_the_cohort_that_it_began_in(tmp_path: Path) -> None:
     assert begun_with(tmp_path) == ["a", "b"]
 
 
-@pytest.mark.skipif(find_spec("llm_adapters.study.cohort") is not None, reason="this version trains cohorts")
-def test_a_version_without_cohorts_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="trains no cohorts"):
-        Cohorts(2).run(tmp_path, Watching(), Stop())
-
-
-@pytest.mark.skipif(find_spec("llm_adapters.study.cohort") is None, reason="this version trains no cohorts")
 def test_cohorts_answer_as_single_runs_do(tmp_path: Path) -> None:
     place = study_place(tmp_path)
     alone, together = begin(place, "alone", tiny_study(place)), begin(place, "together", tiny_study(place))

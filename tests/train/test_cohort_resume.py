@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from killing import killed_at_call
 from llm_adapters.errors import OutputError, Stopped
 from llm_adapters.train import Stop, TrainResult
 from llm_adapters.train.checkpoint import Checkpoints
@@ -60,32 +61,6 @@ def _train(place: Path, stop: Stop | None = None, on_step: Callable[[str, int], 
     together(RECIPES, place, ended=ended, spoil=adapters.update, on_step=step, on_end=end, stop=stop, rows=8)
 
 
-def _killed_at_call(place: Path, count: int) -> int:
-    """Train until the disk has been asked ``count`` times to keep or name something, and be killed right there."""
-    child = os.fork()
-    if child == 0:
-        left = count
-
-        def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-            def counting(*arguments: Any, **options: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return call(*arguments, **options)
-
-            return counting
-
-        try:
-            for name in ("fsync", "replace", "mkdir", "unlink", "rmdir"):
-                setattr(os, name, counted(getattr(os, name)))
-            _train(place)
-        except BaseException:  # the child must not go on with the parent's tests
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("undisturbed")
@@ -118,9 +93,9 @@ def test_left_alone_each_ends_when_it_should(undisturbed: Path) -> None:
 def test_a_cohort_killed_many_times_ends_with_the_same_bits(tmp_path: Path, undisturbed: Path) -> None:
     rng, kills = random.Random(0), 0
     while kills < KILLS:
-        ended = _killed_at_call(tmp_path, rng.randrange(1, 90))
-        if ended != -signal.SIGKILL:
-            assert ended == 0
+        code = killed_at_call(rng.randrange(1, 90), lambda: _train(tmp_path))
+        if code != -signal.SIGKILL:
+            assert code == 0
             break
         kills += 1
     assert kills > 8

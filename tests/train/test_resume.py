@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import llm_adapters as la
+from killing import ended, forked, killed_at_call
 from llm_adapters.errors import AdapterError, OutputError
 from tiny import small, tiny_model
 from tiny_training import checkpoints, metrics, same, tiny_training
@@ -27,56 +28,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     return folder, tiny_training(folder, **LONG)[1]
 
 
-def _forked(work: Callable[[], object]) -> int:
-    """Run in a child that has everything imported already; gives its process id."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:  # the child must not go on with the parent's tests
-            os._exit(1)
-        os._exit(0)
-    return child
-
-
-def _ended(child: int) -> int:
-    """Its exit code, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def _killed_at_call(folder: Path, count: int) -> int:
-    """Train until the disk has been asked ``count`` times to keep or name something, and be killed right there."""
-
-    def work() -> None:
-        left = count
-
-        def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-            def counting(*arguments: Any, **options: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return call(*arguments, **options)
-
-            return counting
-
-        for name in ("fsync", "replace", "mkdir", "unlink", "rmdir"):
-            setattr(os, name, counted(getattr(os, name)))
-        tiny_training(folder, **LONG)
-
-    return _ended(_forked(work))
-
-
 def _killed_when(folder: Path, ready: Callable[[], bool]) -> int:
     """Train, and be killed from outside as soon as ``ready``."""
-    child = _forked(lambda: tiny_training(folder, **LONG))
+    child = forked(lambda: tiny_training(folder, **LONG))
     while not ready():
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.0005)
     os.kill(child, signal.SIGKILL)
-    return _ended(child)
+    return ended(child)
 
 
 def _rows(folder: Path) -> int:
@@ -89,12 +50,12 @@ def test_a_training_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path, 
     for kill in range(KILLS):
         folder, at = tmp_path / "checkpoints", _rows(tmp_path) + rng.randrange(3)
         if kill % 2:
-            ended = _killed_at_call(tmp_path, rng.randrange(1, 40))
+            code = killed_at_call(rng.randrange(1, 40), lambda: tiny_training(tmp_path, **LONG))
         elif kill % 4:
-            ended = _killed_when(tmp_path, lambda folder=folder: any(folder.glob(".step-*")))
+            code = _killed_when(tmp_path, lambda folder=folder: any(folder.glob(".step-*")))
         else:
-            ended = _killed_when(tmp_path, lambda at=at: _rows(tmp_path) > at)
-        assert ended == -signal.SIGKILL
+            code = _killed_when(tmp_path, lambda at=at: _rows(tmp_path) > at)
+        assert code == -signal.SIGKILL
         within_checkpoints += any(folder.glob(".step-*"))
     result, adapter = tiny_training(tmp_path, **LONG)
     assert len(result.resumed) > 5

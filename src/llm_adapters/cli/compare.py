@@ -37,7 +37,7 @@ def command(run_a: Run, run_b: Run, protocol: ProtocolName = "standard") -> None
 def _rows(run: str, protocol: str) -> list[Row]:
     """The rows of one adapter of a run, or of its base, under one protocol."""
     from llm_adapters.errors import DataError
-    from llm_adapters.evaluation.rows import read_rows
+    from llm_adapters.evaluation.outcomes import predictions
 
     folder, adapter = Path(run), ""
     if not folder.is_dir() and ":" in run:
@@ -47,13 +47,12 @@ def _rows(run: str, protocol: str) -> list[Row]:
         beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
         there = [each.name for each in beside if (each / "eval").is_dir()]
         raise DataError(f"'{folder}' does not exist", given=folder.name, allowed=there, mend="the folder of a run")
-    files = sorted((folder / "eval").glob("*.jsonl"))
-    if not files:
+    rows = [row for row in predictions(folder / "eval") if row.get("protocol", "standard") == protocol]
+    if not any((folder / "eval").glob("*.jsonl")):
         raise DataError(
             f"'{folder}' holds no predictions: there is no eval/*.jsonl in it",
             mend=f"llm-adapters evaluate {folder} --benchmarks …, and compare in the folder that it writes",
         )
-    rows = [row for file in files for row in read_rows(file) if row.get("protocol", "standard") == protocol]
     names = {_name(row) for row in rows}
     tuned = sorted(names - {BASE})
     if not adapter and len(tuned) != 1:

@@ -135,7 +135,7 @@ def _plan(prepared: Prepared) -> None:
     for trial, cost in zip(prepared.trials, predicted, strict=True):
         table.add_row(
             trial.id, *(trial.axes.get(axis, "–") for axis in axes), f"{trial.parameters:,}", str(trial.steps),
-            str(trial.rows), _duration(cost.seconds), f"{cost.peak_bytes / 2**30:.1f} GiB",
+            str(trial.rows), _duration(cost.seconds), f"{cost.peak / 2**30:.1f} GiB",
         )  # fmt: skip
     console = Console(width=None if sys.stdout.isatty() else 200)
     if prepared.study.file.search:

@@ -10,9 +10,10 @@ from typing import Any
 
 from llm_adapters.errors import DataError
 from llm_adapters.evaluation.compare import ALPHA, compare
+from llm_adapters.evaluation.outcomes import predictions
 from llm_adapters.evaluation.paired import holm
 from llm_adapters.evaluation.published import published
-from llm_adapters.evaluation.rows import Row, read_rows
+from llm_adapters.evaluation.rows import Row
 from llm_adapters.evaluation.score import Mean, Score, clean_interval
 from llm_adapters.evaluation.statistics import pooled_seeds
 from llm_adapters.evaluation.task import tasks
@@ -39,7 +40,7 @@ def write_evaluation_report(folder: Path, *, beside: str | None = None) -> Path:
     summary = json.loads((folder / "eval" / "summary.json").read_text(encoding="utf-8"))
     scores = [Score(**record) for record in summary["scores"]]
     averages = [Mean(**record) for record in summary["means"]]
-    rows = [row for path in sorted((folder / "eval").glob("*.jsonl")) for row in read_rows(path)]
+    rows = predictions(folder / "eval")
     methods: dict[str | None, str] = {
         name: described["methods"][0]["method"]
         for name, described in manifest["adapters"].items()

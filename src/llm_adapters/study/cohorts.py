@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llm_adapters.errors import ConfigError
 from llm_adapters.study.begun import BEGUN
+from llm_adapters.study.cohort import execute_cohort
 from llm_adapters.study.ledger import Entry
 from llm_adapters.study.run import Observer
 from llm_adapters.study.work import Worker, read
 from llm_adapters.train import Stop
 
-_MODULE = "llm_adapters.study.cohort"
 SHARED = ("model", "data", "evaluate")
 """The sections that the runs of a cohort have in common."""
 
@@ -29,9 +26,6 @@ class Cohorts:
     size: int
 
     def run(self, folder: Path, observer: Observer, stop: Stop) -> None:
-        if find_spec(_MODULE) is None:
-            raise ConfigError("this version trains no cohorts", mend="leave --cohort out")
-        execute_cohort: Callable[..., Sequence[str | None] | None] = importlib.import_module(_MODULE).execute_cohort
         with Worker.of(folder, observer, stop) as worker:
 
             def together(taken: Sequence[Entry]) -> dict[str, str]:
@@ -48,7 +42,7 @@ class Cohorts:
                 except Exception as failure:  # which of them it was shows when each is carried out alone
                     observer.note(f"the cohort ended early, its runs go on one by one: {failure}")
                     return {}
-                return {id_: why for id_, why in zip(ids, failed or (), strict=False) if why is not None}
+                return {id_: why for id_, why in zip(ids, failed, strict=True) if why is not None}
 
             def choose(waiting: list[Entry]) -> list[Entry]:
                 return alike(waiting, self.size, begun_with(worker.place.run(waiting[0].id)) if waiting else [])

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from llm_adapters.config.schema import RunConfig
-from llm_adapters.study.run import _Run
+from llm_adapters.study.run import ActiveRun
 from llm_adapters.study.run_plan import RunPlan
 from llm_adapters.train import Stop
 
@@ -31,6 +31,6 @@ def follow(config: RunConfig, folder: Path, stop: Stop) -> None:
     """
     disable_progress_bar()  # the leader shows one
     plan = RunPlan.of(config, score=False)
-    run = _Run.prepare(config, plan.template, folder, _Silent())
+    run = ActiveRun.prepare(config, plan.template, folder, _Silent())
     encoded, judges = run.encode(plan.data.examples, "training"), run.encode(plan.data.validation, "validation")
-    run._train(encoded, judges, plan.data.rows, plan.rate, stop, by_accuracy=None)
+    run.train_adapter(encoded, judges, plan.data.rows, plan.rate, stop, by_accuracy=None)

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from llm_adapters.study.expand import Trial
-from llm_adapters.study.plan import plan
+from llm_adapters.study.plan import Plan, plan
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Of one run's training.
-
-    Attributes:
-        seconds: that it takes here.
-        peak_bytes: memory when most is held.
-    """
-
-    seconds: float
-    peak_bytes: int
-
-
-def predict(trials: Sequence[Trial], note: Callable[[str], None]) -> list[Prediction]:
-    """Time and memory of each run's training; runs that differ in the seed alone are predicted once.
+def predict(trials: Sequence[Trial], note: Callable[[str], None]) -> list[Plan]:
+    """The plan of each run's training; runs that differ in the seed alone are predicted once.
 
     Args:
         trials: the runs.
         note: told of each prediction, which takes a moment.
-
     """
-    known: dict[str, Prediction] = {}
+    known: dict[str, Plan] = {}
     for trial in trials:
         key = _key(trial)
         if key not in known:
             note(f"predicting run {trial.id}")
-            planned = plan(trial.config)
-            known[key] = Prediction(planned.seconds, planned.peak)
+            known[key] = plan(trial.config)
     return [known[_key(trial)] for trial in trials]
 
 

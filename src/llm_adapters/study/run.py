@@ -87,7 +87,7 @@ def execute(
     plan = RunPlan.of(config, score=score)
     data, suites = plan.data, plan.suites
     with open_run(folder, plan.record, plan.digests, observer.note, force=force):
-        run = _Run.prepare(config, plan.template, folder, observer)
+        run = ActiveRun.prepare(config, plan.template, folder, observer)
         encoded, judges = run.encode(data.examples, "training"), run.encode(data.validation, "validation")
         # What the best was chosen on counts as trained on.
         leaks = Leaks({ADAPTER: [*data.examples, *data.validation]}, suites)
@@ -108,7 +108,7 @@ def execute(
 
 
 @dataclass(frozen=True)
-class _Run:
+class ActiveRun:
     """A run under way."""
 
     config: RunConfig
@@ -121,7 +121,7 @@ class _Run:
     base_parameters: int
 
     @classmethod
-    def prepare(cls, config: RunConfig, template: Template, folder: Path, observer: Observer) -> _Run:
+    def prepare(cls, config: RunConfig, template: Template, folder: Path, observer: Observer) -> ActiveRun:
         source = config.model
         observer.begin(f"loading {source.source}", None)
         model, tokenizer = load_model(
@@ -181,7 +181,7 @@ class _Run:
             result = TrainResult(**json.loads(record.read_text(encoding="utf-8")))
         else:
             started = time.perf_counter()
-            result = self._train(encoded, judges, rows, rate, stop, by_accuracy=by_accuracy)
+            result = self.train_adapter(encoded, judges, rows, rate, stop, by_accuracy=by_accuracy)
             here = time.perf_counter() - started
             self.adapter.save(saved, overwrite=True)
             write_whole(record, json.dumps(asdict(result)) + "\n")
@@ -192,7 +192,7 @@ class _Run:
             attach(self.model, saved, ADAPTER)
         return result, max(0.0, result.seconds - here)
 
-    def _train(
+    def train_adapter(
         self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float,
         stop: Stop | None, *, by_accuracy: Suite | None,
     ) -> TrainResult:  # fmt: skip
