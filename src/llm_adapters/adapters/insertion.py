@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from llm_adapters.adapters.forms import Form
+from llm_adapters.adapters.routing import Rows
+from llm_adapters.adapters.rows import added, apart, by_row, cut
 from llm_adapters.model.sites import Site
 
 if TYPE_CHECKING:
@@ -72,64 +73,41 @@ class SiteHook:
 
     def _apply(self, table: Mapping[str, list[Form]], y: Tensor, x: Tensor | None, *, fresh: bool) -> Tensor:
         """Add every form in ``table`` to its rows of ``y``; with ``x`` None the forms read ``y`` itself."""
-        owned = fresh
+        acting: list[tuple[str, Form, Rows]] = []
         for adapter, forms in table.items():
             takes_part, rows = self.engine.rows_of(adapter)
-            for form in forms if takes_part else ():
-                with self.engine.drawing(adapter, form):
-                    if rows is None:
-                        y = form.add_to(y, y if x is None else x, fresh=owned and x is not None)
-                    else:
-                        y = _add_rows(form, y, x, rows, self.engine.batch, owned=owned)
-                owned = True
+            acting += [(adapter, form, rows) for form in forms if takes_part]
+        order = apart([rows for _, _, rows in acting]) if len(acting) > 1 else None
+        if order is not None:
+            return self._apply_apart([acting[i] for i in order], y, x, owned=fresh)
+        owned = fresh
+        for adapter, form, rows in acting:
+            with self.engine.drawing(adapter, form):
+                if rows is None:
+                    y = form.add_to(y, y if x is None else x, fresh=owned and x is not None)
+                else:
+                    y = self._add_rows(form, y, x, rows, owned=owned)
+            owned = True
         return y
 
+    def _apply_apart(
+        self, acting: Sequence[tuple[str, Form, Rows]], y: Tensor, x: Tensor | None, *, owned: bool
+    ) -> Tensor:
+        """Add forms to spans of rows that follow one another; ``owned`` says that ``y`` may be overwritten."""
+        batch, spans = self.engine.batch, [rows for _, _, rows in acting if isinstance(rows, slice)]
+        updates = []
+        for (adapter, form, _), inputs in zip(acting, cut(y if x is None else x, spans, batch), strict=True):
+            with self.engine.drawing(adapter, form):
+                updates.append(form(inputs))
+        return added(y if owned else y.clone(), batch, spans, updates)
 
-def _add_rows(form: Form, y: Tensor, x: Tensor | None, rows: slice | Tensor, batch: int, *, owned: bool) -> Tensor:
-    """``y`` with the form's update on some rows; ``owned`` says that ``y`` may be overwritten."""
-    rows = rows if isinstance(rows, slice) else rows.to(y.device)
-    # Some layers flatten (B, T, D) to (B·T, D) before their feed-forward; rows are found again by their number.
-    by_row = y.view(batch, -1, y.shape[-1]) if y.shape[0] != batch else y
-    if x is None:
+    def _add_rows(self, form: Form, y: Tensor, x: Tensor | None, rows: slice | Tensor, *, owned: bool) -> Tensor:
+        """Add one form to some rows."""
+        batch, rows = self.engine.batch, rows if isinstance(rows, slice) else rows.to(y.device)
+        inputs = by_row(y if x is None else x, batch)[rows]
         # What the form reads is saved for backward, so it must not be a view of what is overwritten below.
-        inputs = by_row[rows].clone() if owned else by_row[rows]
-    else:
-        inputs = (x.view(batch, -1, x.shape[-1]) if x.shape[0] != batch else x)[rows]
-    update = form(inputs).to(y.dtype)  # under autocast a form may answer in another dtype
-    changed = y if owned else y.clone()
-    if not torch.is_grad_enabled():
-        _add(changed, update, rows, batch)
-        return changed
-    result: Tensor = AddRows.apply(changed, update, rows, batch)
-    return result
-
-
-class AddRows(torch.autograd.Function):
-    """``y[rows] += update``, whose backward pass copies nothing.
-
-    Autograd's own, for a slice that is written in place, copies the whole gradient of ``y`` once for every adapter.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, update: Tensor, rows: slice | Tensor, batch: int) -> Tensor:
-        ctx.mark_dirty(y)
-        ctx.rows, ctx.batch = rows, batch
-        _add(y, update, rows, batch)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        (gradient,) = gradients
-        by_row = gradient if gradient.shape[0] == ctx.batch else gradient.reshape(ctx.batch, -1, gradient.shape[-1])
-        return gradient, by_row[ctx.rows], None, None
-
-
-def _add(y: Tensor, update: Tensor, rows: slice | Tensor, batch: int) -> None:
-    by_row = y if y.shape[0] == batch else y.view(batch, -1, y.shape[-1])
-    if isinstance(rows, slice):
-        by_row[rows] += update
-    else:
-        by_row.index_add_(0, rows, update)
+        update = form(inputs.clone() if x is None and owned else inputs)
+        return added(y if owned else y.clone(), batch, [rows], [update])
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -128,9 +128,11 @@ class _Cohort:
                 step = self.active[0].loop.state.position.step if self.active else 0
                 best = [seat.index for seat in self.active if self._validate(seat)]
                 self.active = [seat for seat in self.active if seat.outcome is None]
-                ending = len(self.active) < before or any(seat.loop.ended for seat in self.active)
+                ending = sum(seat.loop.ended for seat in self.active) + before - len(self.active)
+                # Whoever stays must not have to go on from before the others left.
+                parting = 0 < ending < before
                 asked = self.stop.asked  # once: a signal may come between two looks
-                if best or ending or asked or any(seat.loop.due() for seat in self.active):
+                if best or parting or asked or any(seat.loop.due() for seat in self.active):
                     self._save()
                 self._finish()
                 if asked:
