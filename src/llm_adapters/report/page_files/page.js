@@ -60,7 +60,7 @@ for (const form of all("form[data-table]")) {
 // Predictions of one run; the JSON of a run is parsed only when it is opened.
 const dialog = find("#predictions"), form = find("form", dialog), PAGE = 25;
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
-let asked, rows = [], shown = [], from = 0, opener;
+let asked, rows = [], shown = [], from = 0;
 const kinds = {
   "": () => true,
   gained: (base, tuned) => base !== "correct" && tuned === "correct",
@@ -109,12 +109,12 @@ for (const button of all("button.open")) {
   button.addEventListener("click", () => {
     asked ??= read("asked");
     rows = read(`run-${button.dataset.run}`);
-    opener = button;
     find("#run-name").textContent = button.textContent;
     const sets = [...new Set(rows.map(([place]) => `${asked[place][0]}, ${asked[place][1]}`))];
     form.reset();
     form.elements.set.replaceChildren(new Option("all", ""), ...sets.map((name) => new Option(name)));
     choose();
+    button.focus();  // what the dialog gives the focus back to; Safari does not focus a button by a click
     dialog.showModal();
     dialog.scrollTop = 0;
   });
@@ -124,4 +124,3 @@ form.addEventListener("submit", (event) => event.preventDefault());
 find("#close").addEventListener("click", () => dialog.close());
 find("#before").addEventListener("click", () => turn(-PAGE));
 find("#after").addEventListener("click", () => turn(PAGE));
-dialog.addEventListener("close", () => opener.focus());
