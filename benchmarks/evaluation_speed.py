@@ -9,7 +9,8 @@ One model, one LoRA adapter with the same weights, the same rows, greedy, up to 
     (e) this engine, four adapters of four types on a quarter of the rows each
 
 Prints new tokens a second, the ratios, how many texts of (c), (d) differ from (b), and the share of the floor set by
-2·N operations a token – of prompts too – at the matrix rate measured in the same run. In (e) every row writes as many
+2·N operations a token – of prompts too, there without the head – at the rate of the model's own matrix products, by the
+faster of torch's two ways, measured in the same run. In (e) every row writes as many
 tokens as in (d). (c), (d), (e) take turns --rounds times. A trained adapter writes texts of real lengths:
 ``llm-adapters train configs/math-short.yaml`` makes one for --adapter; without it a random one.
 
@@ -33,7 +34,9 @@ import llm_adapters as la
 from llm_adapters.data.sources import load_source
 from llm_adapters.data.templates import get_template
 from llm_adapters.generate import generate
+from llm_adapters.generate.memory import MOST_ROWS
 from llm_adapters.generate.stopping import stop_ids
+from llm_adapters.model.prepacked import Prepacked
 
 LINEARS = {
     "attn_q": "q_proj", "attn_k": "k_proj", "attn_v": "v_proj", "attn_o": "o_proj",
@@ -53,7 +56,7 @@ def main() -> None:
     slow, one = prompts[: options.slow_rows], prompts[: options.one_rows]
     side = Sides(tokenizer, stop_ids(model, tokenizer), options.tokens)
     runs: dict[str, list[Run]] = {key: [] for key in "abcde"}
-    rates = [matrix_rate(len(prompts))]
+    rates = [matrix_rate(model, min(len(prompts), MOST_ROWS))]
     with tempfile.TemporaryDirectory() as place:
         lora = trained(model, options.adapter)
         lora.save(Path(place) / "lora")
@@ -68,12 +71,13 @@ def main() -> None:
                 la.attach(model, la.method(name), name)
             runs["e"].append(timed(side.engine, model, prompts, KINDS, [len(text) + 1 for text in runs["d"][0].texts]))
             la.detach(model)
-            rates.append(matrix_rate(len(prompts)))
+            rates.append(matrix_rate(model, min(len(prompts), MOST_ROWS)))
             wrapped = with_peft(model, recipe, state)
             runs["c"].append(timed(side.generate, wrapped, prompts, 16))
             model = wrapped.unload()
-    parameters = sum(p.numel() for p in model.parameters())
-    report(options, prompts, runs, parameters=parameters, rate=statistics.median(rates))
+    head = model.lm_head.weight.numel()
+    body = sum(p.numel() for p in model.parameters()) - head  # its embeddings are its head
+    report(options, prompts, runs, parameters=(body, head), rate=statistics.median(rates))
 
 
 class Run(NamedTuple):
@@ -139,7 +143,7 @@ def report(
     prompts: Sequence[Sequence[int]],
     runs: dict[str, list[Run]],
     *,
-    parameters: int,
+    parameters: tuple[int, int],
     rate: float,
 ) -> None:
     seconds = {key: statistics.median(run.seconds for run in found) for key, found in runs.items()}
@@ -151,7 +155,8 @@ def report(
     )
     for key in "abcd":
         print(f"  ({key}) {speed[key]:7.1f} tokens/s   {len(texts[key]) / seconds[key]:6.2f} rows/s")
-    work = 2 * parameters * (sum(map(len, prompts)) + sum(map(len, texts["d"])))
+    written = sum(len(text) + 1 for text in texts["d"])
+    work = 2 * parameters[0] * (sum(map(len, prompts)) - len(prompts) + written) + 2 * parameters[1] * written
     ratio = statistics.median(c.seconds / d.seconds for c, d in zip(runs["c"], runs["d"], strict=True))
     mixed = statistics.median(e.seconds / d.seconds for e, d in zip(runs["e"], runs["d"], strict=True))
     print(
@@ -183,16 +188,24 @@ def cut(ids: list[int], stops: set[int], pad: int) -> list[int]:
     return ids[: ends[0]] if ends else ids
 
 
-def matrix_rate(rows: int) -> float:
-    """Operations a second of the model's own largest product at the engine's batch size, best of several."""
-    a, b = torch.randn(rows, 576), torch.randn(576, 1536)
-    best = 0.0
-    for _ in range(20):
+def matrix_rate(model: Any, rows: int) -> float:
+    """Operations a second of the model's own products of ``rows`` rows, by the faster of torch's two ways."""
+    layer = [module for module in model.model.layers[0].modules() if isinstance(module, torch.nn.Linear)]
+    linears = [*layer * len(model.model.layers), model.lm_head]
+    inputs = {module.in_features: torch.randn(rows, module.in_features) for module in linears}
+
+    def seconds() -> float:
         start = time.perf_counter()
-        for _ in range(20):
-            a @ b
-        best = max(best, 20 * 2 * a.shape[0] * b.numel() / (time.perf_counter() - start))
-    return best
+        for module in linears:
+            module(inputs[module.in_features])
+        return time.perf_counter() - start
+
+    packed = Prepacked(torch.nn.ModuleList(linears))
+    with torch.inference_mode():
+        best = min(seconds() for _ in range(5))
+        with packed():
+            best = min(best, *(seconds() for _ in range(5)))
+    return sum(2 * rows * module.weight.numel() for module in linears) / best
 
 
 def with_peft(model: Any, recipe: dict[str, Any], state: dict[str, torch.Tensor]) -> Any:

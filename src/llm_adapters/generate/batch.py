@@ -20,6 +20,7 @@ from llm_adapters.generate.memory import MOST_ROWS, rows_that_fit
 from llm_adapters.generate.prefill import Filled, Prefill, Prompt
 from llm_adapters.generate.sampling import Sampling
 from llm_adapters.generate.slab import SlabLayer
+from llm_adapters.model.prepacked import Prepacked
 
 _SHARE = 8  # prompts are taken in, and empty places away, when an eighth is empty: both are work for the whole batch
 
@@ -87,6 +88,7 @@ class Batch:
         known = accepted(model)
         self.takes_positions = "position_ids" in known
         self.options = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        self.prepacked = Prepacked(model)
         self.prefill = Prefill(
             self._forward, [Prompt(row.given, row.route) for row in rows], pad_id=pad_id, device=self.device
         )
@@ -182,7 +184,7 @@ class Batch:
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if self.takes_positions:
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        with operations.route(self.model, routes) if self.routed else nullcontext():
+        with self.prepacked(), operations.route(self.model, routes) if self.routed else nullcontext():
             output = self.model(**inputs, past_key_values=cache, use_cache=True, **self.options)
         if not cache.layers or any(layer.get_seq_length() != mask.shape[1] for layer in cache.layers):
             raise UserError(

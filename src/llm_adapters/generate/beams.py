@@ -11,6 +11,7 @@ import torch
 from llm_adapters.adapters import attach as operations
 from llm_adapters.adapters.routing import RowRoute
 from llm_adapters.generate.decoding import Completion
+from llm_adapters.model.prepacked import Prepacked
 
 _ROWS = 64  # beams of all prompts of a batch, if no batch size is given
 _PLAIN = {
@@ -49,6 +50,7 @@ def beam_search(
     size = batch_size or max(1, _ROWS // beams)
     order = sorted(range(len(prompts)), key=lambda i: (-max_new_tokens[i], -len(prompts[i]), i))
     device = model.get_input_embeddings().weight.device
+    prepacked = Prepacked(model)
     while order:
         limit = max_new_tokens[order[0]]
         batch = [i for i in order[:size] if max_new_tokens[i] == limit]
@@ -58,7 +60,7 @@ def beam_search(
         lengths = torch.tensor([len(prompts[i]) for i in batch], device=device)
         mask = (torch.arange(width, device=device) >= width - lengths[:, None]).long()
         routed = nullcontext() if routes is None else operations.route(model, [routes[i] for i in batch], expand=beams)
-        with routed:
+        with prepacked(), routed:
             found = model.generate(
                 input_ids=ids, attention_mask=mask, num_beams=beams, max_new_tokens=limit,
                 eos_token_id=sorted(stop_ids) or None, pad_token_id=pad_id, **_PLAIN,

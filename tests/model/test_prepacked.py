@@ -1,0 +1,54 @@
+"""Prepacked weights compute what the linears compute, leave hooks in force, and leave nothing behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from llm_adapters.model import prepacked as module
+from llm_adapters.model.prepacked import Prepacked
+
+pytestmark = pytest.mark.skipif(not module._available(), reason="this PyTorch has no oneDNN")
+
+
+class _Double(nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+def _net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 8, bias=False), _Double(8, 8))
+
+
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (5, 1, 24), (3, 70, 24)])
+def test_outputs_are_those_of_the_linears(shape: tuple[int, ...]) -> None:
+    net = _net()
+    packed = Prepacked(net)
+    assert [linear for linear, _ in packed._forwards] == [net[0], net[2]]  # a linear of somebody's own is left alone
+    states = torch.randn(*shape)
+    with torch.inference_mode():
+        expected = net(states)
+        with packed():
+            assert "forward" in vars(net[0])
+            torch.testing.assert_close(net(states), expected)
+            turned = torch.stack([states] * 24, dim=-2).mT  # not contiguous
+            torch.testing.assert_close(net(turned), net(turned.contiguous()))
+
+
+def test_hooks_stay_in_force_and_an_error_leaves_the_model_as_it_was() -> None:
+    net = _net()
+    net[0].register_forward_hook(lambda _module, _inputs, output: output * 0)
+    states = torch.randn(4, 24)
+    with torch.inference_mode(), Prepacked(net)():
+        torch.testing.assert_close(net(states), net(-states))
+    with pytest.raises(KeyError), Prepacked(net)():
+        raise KeyError
+    assert not any("forward" in vars(part) for part in net)
+
+
+def test_what_it_does_not_know_or_has_no_room_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Prepacked(_net().bfloat16())._forwards == []
+    monkeypatch.setattr(module, "free_bytes", lambda _device: 4 * 4 * (24 * 40 + 40 * 8) - 1)
+    assert Prepacked(_net())._forwards == []
