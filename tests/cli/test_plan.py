@@ -10,6 +10,8 @@ from llm_adapters.study.run import read_config
 from llm_adapters.train.devices import GPUS, gpu
 from tiny_folder import sums, tiny_folder
 
+NF4 = "model.quantization=bnb-nf4"
+
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -44,6 +46,13 @@ def test_a_named_gpu_needs_no_measurement_and_takes_its_dtype(sets: list[str]) -
     assert plan(config, gpu=GPUS["T4"]).dtype == "float32"
 
 
+def test_a_quantised_base_takes_the_memory_of_its_bits(sets: list[str]) -> None:
+    plain, small = (plan(read_config(None, [*sets, *more]), gpu=GPUS["T4"]) for more in ([], [NF4]))
+    assert small.memory["base weights"] < plain.memory["base weights"]
+    assert small.memory["the largest weight, dequantised"] > 0
+    assert small.trained == plain.trained
+
+
 def test_what_does_not_fit_is_said_with_what_would(sets: list[str]) -> None:
     config = read_config(None, sets)
     needed = plan(config, gpu=gpu(None, 1e6, 1)).peak
@@ -52,6 +61,7 @@ def test_what_does_not_fit_is_said_with_what_would(sets: list[str]) -> None:
     assert not planned.fits
     assert planned.mends["train.micro_batch=4"] < planned.peak
     assert planned.mends["train.gradient_checkpointing=true train.micro_batch=8"] < planned.peak
+    assert f"{NF4} (the base's weights alone)" in planned.mends
     options = [part for one in sets for part in ("--set", one)]
     shown = CliRunner().invoke(
         app, ["plan", *options, "--gpu-memory", f"{(needed - 1) / 1e9:.9f}", "--gpu-tflops", "1"]

@@ -16,6 +16,7 @@ from llm_adapters.errors import MissingExtraError
 from llm_adapters.model import quantization
 from llm_adapters.model.loading import empty_model, load_model
 from llm_adapters.model.quantised_linears import (
+    bytes_as,
     dequantised,
     is_quantised,
     parameter_count,
@@ -54,6 +55,9 @@ def test_it_weighs_what_its_bits_say(kind: str) -> None:
     share = (weight_bytes(model) - (weight_bytes(full) - 4 * packed)) / packed  # bytes a quantised weight
     # Scales: one in 32 bits a row (8 bit); two in 16 bits a block (int4); one in 8 bits a block, and tables (nf4, fp4).
     assert KINDS[kind].bits / 8 < share < KINDS[kind].bits / 8 + 0.25
+    foreseen, largest = bytes_as(full, kind)
+    assert weight_bytes(model) == pytest.approx(foreseen, abs=14 * 1300)  # and tables of the codes of each map
+    assert largest == 4 * max(site.in_features * site.out_features for site in find_sites(full) if site.is_linear)
 
 
 @every_kind

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from llm_adapters.model.quantization import stored_quantization
+from llm_adapters.model.quantization import GROUP, KINDS, stored_quantization
 from llm_adapters.model.sites import is_linear, linear_features
 
 _FOR_CPU = "support_avx512bf16_for_cpu"
@@ -77,6 +77,26 @@ def weight_bytes(model: nn.Module) -> int:
         part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for t in kept for part in plain_parts(t)
     }
     return sum(sizes.values())
+
+
+def bytes_as(model: Any, name: str) -> tuple[int, int]:
+    """What a model that has no weights yet (on the meta device) will weigh as a kind of ``KINDS``.
+
+    Returns:
+        bytes of its weights and buffers, and of the largest weight when it is dequantised to compute.
+    """
+    kind = KINDS[name]
+    held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    largest = 0
+    for module in model.modules():
+        if not is_linear(module) or module is model.get_output_embeddings():
+            continue
+        weight, width = module.weight, linear_features(module)[0]
+        if name == "torchao-int4" and width % GROUP:
+            continue
+        held += round(weight.numel() * (kind.bits + kind.scales(width, weight.dtype)) / 8) - weight.nbytes
+        largest = max(largest, weight.nbytes)
+    return held, largest
 
 
 def plain_parts(tensor: Tensor) -> list[Tensor]:

@@ -33,10 +33,12 @@ class Kind:
 
     Attributes:
         bits: of a weight, scales not counted.
+        scales: bits that a weight's share of the scales takes, from the inner size and the dtype of the scales.
         make: its configuration for transformers, from the compute dtype and the device.
     """
 
     bits: int
+    scales: Callable[[int, torch.dtype], float]
     make: Callable[[torch.dtype, torch.device], Any]
 
 
@@ -71,12 +73,16 @@ def _ao_int4(_dtype: torch.dtype, place: torch.device) -> Any:
     )
 
 
+def _of_blocks(_width: int, _dtype: torch.dtype) -> float:
+    return 8 / GROUP + 32 / (GROUP * 256)  # a byte a block, and a float32 for 256 of these
+
+
 KINDS: dict[str, Kind] = {
-    "bnb-nf4": Kind(4, _four_bits("nf4")),
-    "bnb-fp4": Kind(4, _four_bits("fp4")),
-    "bnb-int8": Kind(8, lambda _dtype, _place: BitsAndBytesConfig(load_in_8bit=True)),
-    "torchao-int8": Kind(8, _ao_int8),
-    "torchao-int4": Kind(4, _ao_int4),
+    "bnb-nf4": Kind(4, _of_blocks, _four_bits("nf4")),
+    "bnb-fp4": Kind(4, _of_blocks, _four_bits("fp4")),
+    "bnb-int8": Kind(8, lambda width, _dtype: 32 / width, lambda _dtype, _place: BitsAndBytesConfig(load_in_8bit=True)),
+    "torchao-int8": Kind(8, lambda width, dtype: 8 * dtype.itemsize / width, _ao_int8),
+    "torchao-int4": Kind(4, lambda _width, dtype: 2 * 8 * dtype.itemsize / GROUP, _ao_int4),  # a scale and a zero
 }
 assert {NONE, *KINDS} == set(get_args(Quantization))
 

@@ -16,6 +16,8 @@ from llm_adapters.data.templates import get_template
 from llm_adapters.errors import DataError
 from llm_adapters.model import dtype_on, empty_model, load_config, load_tokenizer
 from llm_adapters.model.memory import free_bytes
+from llm_adapters.model.quantised_linears import bytes_as
+from llm_adapters.model.quantization import KINDS, stored_quantization
 from llm_adapters.study.training_data import TrainingData
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.counting import WithoutNumbers, count
@@ -103,6 +105,8 @@ class _Planned:
     base: int
     trained: int
     base_bytes: int
+    dequantised: int
+    in_nf4: int
     adapter_bytes: int
     batches: Batches
     examples: Sequence[Encoded]
@@ -122,7 +126,11 @@ class _Planned:
             dtype = torch.bfloat16 if gpu.bfloat16 else torch.float32
         model: Any = empty_model(source.source, dtype=dtype, trust_remote_code=source.trust_remote_code)
         total = sum(parameter.numel() for parameter in model.parameters())
-        held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+        kind = source.quantization if source.quantization in KINDS else stored_quantization(model.config)
+        held, dequantised = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()]), 0
+        if kind in KINDS:
+            held, dequantised = bytes_as(model, kind)
+        in_nf4 = sum(bytes_as(model, "bnb-nf4"))  # before the adapter is a part of the model
         tokenizer = load_tokenizer(source.source, trust_remote_code=source.trust_remote_code)
         with WithoutNumbers():
             adapter = attach(model, list(config.adapter), "plan", tokenizer=tokenizer)
@@ -145,8 +153,8 @@ class _Planned:
         process = int(psutil.Process().memory_info().rss)
         trained_bytes = sum(parameter.nbytes for parameter in adapter.parameters())
         return cls(
-            config, gpu, device, dtype, model, tokenizer, total, adapter.count(), held, trained_bytes, batches,
-            encoded, judges, size, work, process, note,
+            config, gpu, device, dtype, model, tokenizer, total, adapter.count(), held, dequantised, in_nf4,
+            trained_bytes, batches, encoded, judges, size, work, process, note,
         )  # fmt: skip
 
     def memory(self) -> dict[str, int]:
@@ -171,6 +179,8 @@ class _Planned:
             "gradients, saved activations, logits": most.saved_bytes,
             "backward pass": most.peak_bytes - most.saved_bytes,
         }
+        if self.dequantised:
+            parts["the largest weight, dequantised"] = self.dequantised
         if on_cpu:
             return {
                 **parts,
@@ -231,8 +241,10 @@ class _Planned:
                 f"train.gradient_checkpointing=true train.micro_batch={size}": peak(size) for size in (self.size, 1)
             }
             self.model.gradient_checkpointing_disable()
+        if self.dequantised:
+            return found
+        held = sum(self.memory().values())
         if self.dtype == torch.float32:
-            found["model.dtype=bfloat16 (the base's weights alone)"] = (
-                sum(self.memory().values()) - self.base_bytes // 2
-            )
+            found["model.dtype=bfloat16 (the base's weights alone)"] = held - self.base_bytes // 2
+        found["model.quantization=bnb-nf4 (the base's weights alone)"] = held - self.base_bytes + self.in_nf4
         return found
