@@ -150,8 +150,8 @@ def _plan(prepared: Prepared) -> None:
 
 
 def _show(folder: Path) -> None:
-    from llm_adapters.study.expand import described
     from llm_adapters.study.status import read_status
+    from llm_adapters.study.trials import described
 
     now = read_status(folder)
     typer.echo(f"{now.name}: " + ", ".join(f"{count} {state}" for state, count in now.counts.items()))

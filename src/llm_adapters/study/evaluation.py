@@ -26,12 +26,10 @@ from llm_adapters.evaluation.suite import Suite, check_files
 from llm_adapters.model import load_model
 from llm_adapters.model.quantised_linears import quantization_of
 from llm_adapters.model.quantization import KINDS, NONE
-from llm_adapters.study.folder import MANIFEST, exclusively, fresh_folder, is_leftover, refuse_file, remove, write_whole
+from llm_adapters.study.folder import exclusively, fresh_folder, is_leftover, refuse_file, remove, write_whole
 from llm_adapters.study.manifest import data_digest, environment
+from llm_adapters.study.names import MANIFEST, RECORD
 from llm_adapters.study.run import Observer
-
-RECORD = "evaluation.json"
-"""Written first: what is asked. A folder with the same record is gone on with."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from llm_adapters.study.axes import Combination, draw, fits, grid, label
 from llm_adapters.study.bases import Bases
 from llm_adapters.study.fields import check_field, with_fields
 from llm_adapters.study.spec import Study
+from llm_adapters.study.trials import described
 
 _CHECKED = 64  # combinations of a search
 _DRAWS = 200  # for every run asked for at random, before saying that there are not so many
@@ -160,11 +161,6 @@ def identified(trial: Trial) -> Trial:
     record = trial.config.model_dump(mode="json", exclude={"name"})
     id_ = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:10]
     return replace(trial, id=id_, config=trial.config.model_copy(update={"name": id_}))
-
-
-def described(axes: Mapping[str, str]) -> str:
-    """``method=lora seed=0``."""
-    return " ".join(f"{axis}={name}" for axis, name in axes.items()) or "the base run"
 
 
 def _listed(study: Study, run: Mapping[str, Any]) -> Combination:

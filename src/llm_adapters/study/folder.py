@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llm_adapters.errors import OutputError
+from llm_adapters.study.names import MANIFEST, RECORD, TRAINING
 from llm_adapters.train.failure import FAILED
 
-MANIFEST = "manifest.json"
 _FILES = {
-    "begun.json", "config.yaml", "evaluation.json", "metrics.jsonl", "report.md", "report.html", "training.json",
-    FAILED, MANIFEST,
+    "begun.json", "config.yaml", "metrics.jsonl", "report.md", "report.html", FAILED, MANIFEST, RECORD, TRAINING,
 }  # fmt: skip
 _FOLDERS = {"adapter", "checkpoints", "eval"}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_adapters.study.begun import differences
-from llm_adapters.study.folder import MANIFEST
+from llm_adapters.study.names import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,6 @@ def outcome(folder: Path, config: dict[str, Any], objective: str) -> Outcome | N
     if differences(manifest["config"], config):
         return None
     return Outcome(manifest["seconds"], _score(folder, manifest, objective), manifest["training"]["steps"])
-
-
-def is_better(one: float, other: float, objective: str) -> bool:
-    """Whether a score beats another one: accuracies are high, losses low."""
-    return one > other if objective == "accuracy" else one < other
 
 
 def _score(folder: Path, manifest: dict[str, Any], objective: str) -> float | None:

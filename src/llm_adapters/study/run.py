@@ -29,7 +29,8 @@ from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import load_model
 from llm_adapters.model.quantised_linears import parameter_count
 from llm_adapters.study.begun import open_run
-from llm_adapters.study.folder import MANIFEST, write_whole
+from llm_adapters.study.folder import write_whole
+from llm_adapters.study.names import MANIFEST, TRAINING
 from llm_adapters.study.run_plan import RunPlan
 from llm_adapters.study.shared_base import take_over
 from llm_adapters.train import Metrics, RecentRate, Stop, Team, TrainResult, total_steps, train
@@ -37,8 +38,6 @@ from llm_adapters.train.sharding import is_sharded, placement
 
 ADAPTER = "tuned"
 """Name of the trained adapter on the run's model, and of its rows in the predictions."""
-TRAINING = "training.json"
-"""What training took and gave; written when ``adapter`` holds its result."""
 
 
 class Observer(Protocol):

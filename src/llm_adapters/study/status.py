@@ -9,8 +9,7 @@ from pathlib import Path
 import yaml
 
 from llm_adapters.study.ledger import Entry, Ledger, State
-from llm_adapters.study.outcome import is_better
-from llm_adapters.study.run import TRAINING
+from llm_adapters.study.names import TRAINING
 from llm_adapters.study.trials import RUNS, STUDY
 
 
@@ -52,7 +51,7 @@ def read_status(folder: Path) -> Status:
     best: tuple[Entry, float] | None = None
     for entry in entries:
         score = entry.detail.get("score") if entry.state == "done" else None
-        if score is not None and (best is None or is_better(score, best[1], settings["objective"])):
+        if score is not None and (best is None or _is_better(score, best[1], settings["objective"])):
             best = entry, score
     running = [entry for entry in entries if entry.state == "running"]
     took = [entry.detail["seconds"] for entry in entries if entry.state == "done" and "seconds" in entry.detail]
@@ -65,6 +64,11 @@ def read_status(folder: Path) -> Status:
         [(entry, _doing(folder / RUNS / entry.id)) for entry in running],
         [entry for entry in entries if entry.state == "failed"], best, left, workers,
     )  # fmt: skip
+
+
+def _is_better(one: float, other: float, objective: str) -> bool:
+    """Whether a score beats another one: accuracies are high, losses low."""
+    return one > other if objective == "accuracy" else one < other
 
 
 def _doing(run: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ class StudyRecord:
     axes: dict[str, list[str]]
     trials: list[TrialRecord]
     settings: dict[str, Any]
+
+
+def described(axes: Mapping[str, str]) -> str:
+    """``method=lora seed=0``."""
+    return " ".join(f"{axis}={name}" for axis, name in axes.items()) or "the base run"
 
 
 def read_study(folder: Path) -> StudyRecord:
