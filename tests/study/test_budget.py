@@ -13,8 +13,10 @@ from llm_adapters.config.schema import ModelSection
 from llm_adapters.errors import ConfigError
 from llm_adapters.model import find_sites
 from llm_adapters.study.bases import Bases
-from llm_adapters.study.budget import flops_per_token
+from llm_adapters.study.costs import flops_per_token
+from llm_adapters.study.plan import plan
 from llm_adapters.study.prepare import Prepared, check
+from llm_adapters.train.devices import GPUS
 from tiny_study import study_place, tiny_study
 
 FAMILIES = {
@@ -74,13 +76,31 @@ def test_flops_count_the_attention_to_a_prefix(place: Path) -> None:
     assert tokens == round(4_000_000 / (30 * 2 * 9 * 128))
 
 
+@pytest.mark.parametrize("measure", ["memory", "time"])
+def test_memory_and_time_match_what_plan_counts(place: Path, measure: str) -> None:
+    axes = {**FAMILIES, "seed": [0, 1]}
+    prepared = check(
+        tiny_study(place, axes=axes, budget={"match": measure, "like": {"method": "lora"}}), place, where="s"
+    )
+    predicted: dict[str, list[float]] = {}
+    for trial in prepared.trials:
+        planned = plan(trial.config, gpu=GPUS["T4"])
+        within = sum(size for what, size in planned.memory.items() if "CUDA" not in what)
+        predicted.setdefault(trial.axes["method"], []).append(within if measure == "memory" else planned.seconds)
+    goal = predicted.pop("lora")[0]
+    for method_name, values in predicted.items():
+        assert values[0] == pytest.approx(goal, rel=0.02), method_name
+    sizes = {(t.axes["method"], t.config.adapter[0].model_dump_json()) for t in prepared.trials}
+    assert len(sizes) == len(FAMILIES["method"])  # one size for both seeds
+
+
 @pytest.mark.parametrize(
     ("budget", "axes", "said"),
     [
         ({"match": "parameters", "to": 50_000}, FAMILIES, "bottleneck 1 costs 34,560 and bottleneck 2"),
         ({"match": "parameters", "like": {"method": "mam"}}, FAMILIES, "has no value 'mam'"),
         ({"match": "parameters", "like": {"method": "lora"}, "to": 5}, FAMILIES, "either 'to' a number or 'like'"),
-        ({"match": "memory", "to": 1e9}, FAMILIES, "would have to be measured"),
+        ({"match": "memory", "to": 1000}, FAMILIES, "no rank of 'lora' costs 1,000 bytes within 2%"),
         ({"match": "parameters", "like": {"method": "lora"}}, {"method": ["lora", "series"], "size": [1, 2]},
          "sets the size, and so does the budget"),
         ({"match": "parameters", "like": {"method": "lora"}},

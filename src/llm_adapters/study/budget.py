@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from llm_adapters.adapters.base import Base
-from llm_adapters.adapters.method import Method, SiteMethod
-from llm_adapters.config.schema import RunConfig
+from llm_adapters.adapters.method import Method
 from llm_adapters.errors import ConfigError, UserError
-from llm_adapters.model.selection import select
 from llm_adapters.study.axes import fits, read_rule
 from llm_adapters.study.bases import Bases
+from llm_adapters.study.costs import UNITS, Costs
 from llm_adapters.study.expand import Problems, Trial, identified
 from llm_adapters.study.fields import SIZE, SIZES
-from llm_adapters.study.spec import Budget, Measure, Study
+from llm_adapters.study.spec import Budget, Study
 
 _LARGEST = 2**24
 _SIZE_FIELDS = {SIZE, *(f"adapter.{field}" for field in SIZES)}
-
-
-def flops_per_token(method: Method, base: Base) -> int:
-    """Floating-point operations that a method adds to the forward pass of one token, a product-and-sum counted as two.
-
-    Forms at sites: two for each parameter. Virtual tokens: the attention of every query head to P more keys and
-    values, ``2 P H (d_k + d_v)`` in each layer; that the virtual tokens themselves are computed once a batch is
-    left out. Backward passes cost in proportion.
-    """
-    if isinstance(method, SiteMethod):
-        return 2 * method.count(base)
-    tokens = int(getattr(method, "tokens", 0))
-    layers = {site.layer for site in select(base.sites, ["attn"], getattr(method, "layers", "all"))}
-    heads = int(base.model.config.get_text_config(decoder=True).num_attention_heads)
-    shapes = [shape for layer, shape in base.kv_shapes.items() if layer in layers]
-    return sum(2 * tokens * heads * (shape.key_width + shape.value_width) for shape in shapes)
-
-
-_MEASURES: Mapping[Measure, Callable[[Method, Base], int]] = {
-    "parameters": lambda method, base: method.count(base),
-    "flops": flops_per_token,
-}
-_UNITS = {"parameters": "parameters", "flops": "operations a token"}
 
 
 def matched(study: Study, trials: Sequence[Trial], bases: Bases) -> tuple[list[Trial], list[str]]:
@@ -66,14 +41,15 @@ def matched(study: Study, trials: Sequence[Trial], bases: Bases) -> tuple[list[T
     except UserError as failure:
         return list(trials), [str(failure)]
     found = []
+    costs = Costs(budget.match, bases)
     for trial in trials:
         try:
             reference = [
                 other for other in trials
                 if other.config.model == trial.config.model and budget.to is None and fits(other.axes, like)
             ]  # fmt: skip
-            goal = _goal(budget, reference, bases)
-            found.append(trial if trial in reference else _sized(trial, goal, budget, bases))
+            goal = _goal(budget, reference, costs)
+            found.append(trial if trial in reference else _sized(trial, goal, budget, bases, costs))
         except UserError as failure:
             problems.add(f"budget: {failure}", trial.axes)
     return found, problems.told()
@@ -83,22 +59,17 @@ def _refuse(study: Study, budget: Budget) -> None:
     """Refuse what no size could satisfy.
 
     Raises:
-        ConfigError: the measure cannot be predicted, or an axis is nothing but the size.
+        ConfigError: a search has no run to be like, or an axis is nothing but the size.
     """
     if budget.like is not None and study.file.search:
         raise ConfigError("a search knows no run that the others could be 'like'", mend="budget: {to: 2000000}")
-    if budget.match not in _MEASURES:
-        raise ConfigError(
-            f"budget.match '{budget.match}' would have to be measured: nothing predicts it within "
-            f"{budget.within:.0%} here", allowed=_MEASURES, mend="match: parameters, or match: flops",
-        )  # fmt: skip
     for axis, blocks in study.axes.items():
         values = [fields for block in blocks for fields in block.values.values()]
         if any(fields and {path for path, _ in fields} <= _SIZE_FIELDS for fields in values):
             raise ConfigError(f"axis '{axis}' sets the size, and so does the budget", mend="leave one of the two out")
 
 
-def _goal(budget: Budget, reference: Sequence[Trial], bases: Bases) -> float:
+def _goal(budget: Budget, reference: Sequence[Trial], costs: Costs) -> float:
     """What every run on one model has to cost.
 
     Raises:
@@ -106,19 +77,14 @@ def _goal(budget: Budget, reference: Sequence[Trial], bases: Bases) -> float:
     """
     if budget.to is not None:
         return budget.to
-    costs = sorted({_cost(budget.match, trial.config, bases) for trial in reference})
-    if len(costs) != 1:
-        told = "no run" if not costs else f"runs of different cost ({', '.join(f'{cost:,}' for cost in costs)})"
+    found = sorted({costs.of(trial.config) for trial in reference})
+    if len(found) != 1:
+        told = "no run" if not found else f"runs of different cost ({', '.join(f'{cost:,}' for cost in found)})"
         raise ConfigError(f"'like' matches {told} on this model", mend="name more labels, so that one run is meant")
-    return costs[0]
+    return found[0]
 
 
-def _cost(measure: Measure, config: RunConfig, bases: Bases) -> int:
-    base = bases.get(config.model)
-    return sum(_MEASURES[measure](method, base) for method in config.adapter)
-
-
-def _sized(trial: Trial, goal: float, budget: Budget, bases: Bases) -> Trial:
+def _sized(trial: Trial, goal: float, budget: Budget, bases: Bases, costs: Costs) -> Trial:
     """The run with the size that brings it nearest to ``goal``.
 
     Raises:
@@ -132,7 +98,7 @@ def _sized(trial: Trial, goal: float, budget: Budget, bases: Bases) -> Trial:
         raise ConfigError(f"the method '{method.name()}' has no size", mend="leave it out of a study with a budget")
 
     def cost(size: int) -> int:
-        return _cost(budget.match, trial.config.model_copy(update={"adapter": (_resized(method, field, size),)}), bases)
+        return costs.of(trial.config.model_copy(update={"adapter": (_resized(method, field, size),)}))
 
     below = _largest_below(cost, goal)
     sizes = [size for size in (below, below + 1) if size > 0]
@@ -141,13 +107,13 @@ def _sized(trial: Trial, goal: float, budget: Budget, bases: Bases) -> Trial:
     if abs(off) > budget.within:
         options = " and ".join(f"{field} {size} costs {cost(size):,}" for size in sizes)
         raise ConfigError(
-            f"no {field} of '{method.name()}' costs {goal:,.0f} {_UNITS[budget.match]} within {budget.within:.0%}: "
+            f"no {field} of '{method.name()}' costs {goal:,.0f} {UNITS[budget.match]} within {budget.within:.0%}: "
             f"the nearest, {options}", mend="another budget, other sites or layers, or a larger budget.within",
         )  # fmt: skip
     recipe = _resized(method, field, best)
     config = trial.config.model_copy(update={"adapter": (recipe,)})
     alpha = f" (alpha {recipe.alpha:g})" if hasattr(recipe, "alpha") else ""
-    chosen = f"{field} {best}{alpha}: {cost(best):,} {_UNITS[budget.match]}, {off:+.2%} of the budget"
+    chosen = f"{field} {best}{alpha}: {cost(best):,} {UNITS[budget.match]}, {off:+.2%} of the budget"
     return identified(replace(trial, config=config, parameters=bases.count(config.model, (recipe,)), chosen=chosen))
 
 
@@ -160,8 +126,18 @@ def _resized(method: Method, field: str, size: int) -> Method:
 
 
 def _largest_below(cost: Callable[[int], int], goal: float) -> int:
-    """The largest size that costs no more than ``goal``; 0 if every size does. Costs grow with size."""
-    low, high = 0, 1
+    """The largest size that costs no more than ``goal``; 0 if every size costs more. Costs grow with size.
+
+    Nearly always by a fixed amount a unit of size, which finds it in a few looks; some costs are dear to look at.
+    """
+    first = cost(1)
+    if first > goal:
+        return 0
+    slope = cost(2) - first
+    guess = 1 + int((goal - first) / slope) if slope > 0 else 0
+    if 0 < guess < _LARGEST and cost(guess) <= goal < cost(guess + 1):
+        return guess
+    low, high = 1, 2
     while high < _LARGEST and cost(high) <= goal:
         low, high = high, 2 * high
     while high - low > 1:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -11,23 +11,14 @@ import torch
 
 from llm_adapters.adapters.attach import attach
 from llm_adapters.config.schema import RunConfig
-from llm_adapters.data.encoding import Encoded
-from llm_adapters.data.templates import get_template
-from llm_adapters.errors import DataError
-from llm_adapters.model import dtype_on, empty_model, load_config, load_tokenizer
+from llm_adapters.model import load_config
 from llm_adapters.model.memory import free_bytes
-from llm_adapters.model.quantised_linears import bytes_as
-from llm_adapters.model.quantization import KINDS, stored_quantization
-from llm_adapters.study.training_data import TrainingData
-from llm_adapters.train.batches import Batches
-from llm_adapters.train.counting import WithoutNumbers, count
+from llm_adapters.study.training_shape import TrainingShape
+from llm_adapters.train.counting import WithoutNumbers
 from llm_adapters.train.devices import EFFICIENCY, Gpu
-from llm_adapters.train.loss import labelled_tokens
 from llm_adapters.train.operations import Operations
 from llm_adapters.train.probe import probe
-from llm_adapters.train.workload import Extent, Workload
 
-_MOMENTS = 2  # of AdamW, each as large as the adapter
 _KERNELS = 100_000_000  # of a CPU's process, beyond what it holds while planning: accelerate, kernels, their buffers
 _HOLES = 0.25  # of what comes and goes, kept by the C library's heap between blocks in use; measured, docs/plan.md
 _GPU_PROCESS = 600_000_000  # CUDA context and workspaces
@@ -82,109 +73,41 @@ def plan(config: RunConfig, *, gpu: Gpu | None = None, note: Callable[[str], Non
     Raises:
         UserError: whatever is wrong with the configuration, the model's or the data.
     """
-    planned = _Planned.of(config, gpu, note)
-    work, memory = planned.work, planned.memory()
+    there = None if gpu is None else torch.bfloat16 if gpu.bfloat16 else torch.float32
+    shape = TrainingShape.of(config, dtype=there, note=note)
+    with WithoutNumbers():
+        adapter = attach(shape.model, list(config.adapter), "plan", tokenizer=shape.tokenizer)
+    planned = _Planned(shape, adapter, gpu, int(psutil.Process().memory_info().rss), note)
+    note("counting the fullest micro-batch")
+    memory = planned.memory(shape)
     seconds, rate = planned.time()
     capacity = planned.capacity()
     return Plan(
-        base=planned.base, trained=planned.trained, dtype=str(planned.dtype).removeprefix("torch."),
-        tokens=work.tokens, steps=work.steps, micro_batch=planned.size, packed=planned.batches.packed,
+        base=shape.parameters, trained=adapter.count(), dtype=str(shape.dtype).removeprefix("torch."),
+        tokens=shape.work.tokens, steps=shape.work.steps, micro_batch=shape.size, packed=shape.batches.packed,
         memory=memory, capacity=capacity, seconds=seconds, rate=rate,
-        mends=planned.mends() if sum(memory.values()) > capacity else {},
+        mends=planned.mends(sum(memory.values())) if sum(memory.values()) > capacity else {},
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Planned:
-    config: RunConfig
+    """A training with its adapter, on a GPU or on this machine; ``process`` is what this process held before."""
+
+    shape: TrainingShape
+    adapter: Any
     gpu: Gpu | None
-    device: torch.device
-    dtype: torch.dtype
-    model: Any
-    tokenizer: Any
-    base: int
-    trained: int
-    base_bytes: int
-    dequantised: int
-    in_nf4: int
-    adapter_bytes: int
-    batches: Batches
-    examples: Sequence[Encoded]
-    judges: Sequence[Encoded]
-    size: int
-    work: Workload
     process: int
     note: Callable[[str], None]
 
-    @classmethod
-    def of(cls, config: RunConfig, gpu: Gpu | None, note: Callable[[str], None]) -> _Planned:
-        source, settings = config.model, config.train
-        template, data = get_template(config.data.template), TrainingData.of(config.data, config.seed)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype_on(source.dtype, device)
-        if gpu is not None and source.dtype == "auto":
-            dtype = torch.bfloat16 if gpu.bfloat16 else torch.float32
-        model: Any = empty_model(source.source, dtype=dtype, trust_remote_code=source.trust_remote_code)
-        total = sum(parameter.numel() for parameter in model.parameters())
-        kind = source.quantization if source.quantization in KINDS else stored_quantization(model.config)
-        held, dequantised = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()]), 0
-        if kind in KINDS:
-            held, dequantised = bytes_as(model, kind)
-        in_nf4 = sum(bytes_as(model, "bnb-nf4"))  # before the adapter is a part of the model
-        tokenizer = load_tokenizer(source.source, trust_remote_code=source.trust_remote_code)
-        with WithoutNumbers():
-            adapter = attach(model, list(config.adapter), "plan", tokenizer=tokenizer)
-        note("encoding the training data")
-        encoded, judges = (
-            [
-                template.encode(tokenizer, row, max_length=config.data.max_length, train_on=config.data.train_on)
-                for row in rows
-            ]
-            for rows in (data.examples, data.validation)
-        )
-        encoded, judges = ([row for row in rows if labelled_tokens(row.labels)] for rows in (encoded, judges))
-        if not encoded:
-            raise DataError("no training example has a label left", mend="raise data.max_length")
-        if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        batches = Batches(model.train(), pad_id=0, device=torch.device("cpu"), packed=settings.packing)
-        size = settings.micro_batch or settings.batch_size
-        work = Workload.of(encoded, settings, batches, seed=config.seed, size=size)
-        process = int(psutil.Process().memory_info().rss)
-        trained_bytes = sum(parameter.nbytes for parameter in adapter.parameters())
-        return cls(
-            config, gpu, device, dtype, model, tokenizer, total, adapter.count(), held, dequantised, in_nf4,
-            trained_bytes, batches, encoded, judges, size, work, process, note,
-        )  # fmt: skip
-
-    def memory(self) -> dict[str, int]:
-        """Bytes at the fullest micro-batch: the one with most tokens, or with most logits."""
-        self.note("counting the fullest micro-batch")
-        pieces = list(zip(self.work.extents(packed=self.batches.packed), self.work.pieces, strict=True))
-        fullest = {
-            id(piece): piece
-            for _, piece in (
-                max(pieces, key=lambda pair: (pair[0].tokens, pair[0].logits)),
-                max(pieces, key=lambda pair: (pair[0].logits, pair[0].tokens)),
-            )
-        }
-        found = [
-            count(self.model, self.batches, piece, accumulating=self.work.accumulating) for piece in fullest.values()
-        ]
-        most = max(found, key=lambda each: each.peak_bytes)
-        on_cpu = self.gpu is None and self.device.type == "cpu"
-        parts = {
-            "base weights": self.base_bytes,
-            "adapter, AdamW's moments": (1 + _MOMENTS) * self.adapter_bytes,
-            "gradients, saved activations, logits": most.saved_bytes,
-            "backward pass": most.peak_bytes - most.saved_bytes,
-        }
-        if self.dequantised:
-            parts["the largest weight, dequantised"] = self.dequantised
-        if on_cpu:
+    def memory(self, shape: TrainingShape) -> dict[str, int]:
+        """Bytes by what holds them, what is outside of the training included."""
+        parts = shape.memory(self.adapter)
+        if self.gpu is None and shape.device.type == "cpu":
+            passing = parts["gradients, saved activations, logits"] + parts["backward pass"]
             return {
                 **parts,
-                "holes in the heap": int(_HOLES * most.peak_bytes),
+                "holes in the heap": int(_HOLES * passing),
                 "process: Python, libraries, data": self.process + _KERNELS,
             }
         return {**parts, "CUDA context, workspaces": _GPU_PROCESS}
@@ -193,58 +116,53 @@ class _Planned:
         """Bytes that are there: of the GPU, or free on this machine."""
         if self.gpu is not None:
             return int(self.gpu.gigabytes * 1e9)
-        return free_bytes(self.device) + (self.process if self.device.type == "cpu" else 0)
+        device = self.shape.device
+        return free_bytes(device) + (self.process if device.type == "cpu" else 0)
 
     def time(self) -> tuple[float, str]:
         """Seconds of the training loop, and where the rate comes from."""
-        operations = Operations.of(self.model, self.batches)
-        packed = self.batches.packed
-        extents = self.work.extents(packed=packed)
-        every = self.config.train.validate_every or -(-len(self.examples) // self.config.train.batch_size)
-        judged: list[Extent] = []
-        if self.judges:
-            once = self.config.train.model_copy(update={"epochs": 1.0, "steps": None})
-            work = Workload.of(self.judges, once, self.batches, seed=self.config.seed, size=self.size)
-            judged = work.extents(packed=packed) * -(-self.work.steps // every)
+        shape = self.shape
+        operations = Operations.of(shape.model, shape.batches)
+        extents, judged = shape.extents, shape.judged
         layers = operations.of_layers(extents) + operations.of_layers(judged, backward=False)
         if self.gpu is not None:
             logits = operations.of_logits(extents) + operations.of_logits(judged, backward=False)
-            rate = self.gpu.rate(self.dtype)
+            rate = self.gpu.rate(shape.dtype)
             best = f"{EFFICIENCY:.0%} of what {self.gpu.name} does at best, assumed, not measured"
             return (layers + logits) / rate, f"{rate / 1e12:.0f} TFLOP/s: {best}"
         self.note("measuring the speed of this machine")
-        by_tokens = sorted(self.work.pieces, key=lambda piece: sum(len(example.input_ids) for example in piece))
+        by_tokens = sorted(shape.work.pieces, key=lambda piece: sum(len(example.input_ids) for example in piece))
         typical = [by_tokens[len(by_tokens) * place // 3] for place in (1, 2)] if len(by_tokens) > 2 else by_tokens
+        model = shape.config.model
         rates = probe(
-            load_config(self.config.model.source, trust_remote_code=self.config.model.trust_remote_code),
-            self.config.adapter, typical, dtype=self.dtype, device=self.device, packing=self.config.train.packing,
-            tokenizer=self.tokenizer,
+            load_config(model.source, trust_remote_code=model.trust_remote_code), shape.config.adapter, typical,
+            dtype=shape.dtype, device=shape.device, packing=shape.config.train.packing, tokenizer=shape.tokenizer,
         )  # fmt: skip
         rows = sum(extent.logits for extent in extents) + sum(extent.logits for extent in judged) / 2
-        seconds = layers / rates.layers + rows * rates.logits + self.work.steps * self.trained * rates.optimizer
+        updates = shape.work.steps * self.adapter.count()
+        seconds = layers / rates.layers + rows * rates.logits + updates * rates.optimizer
         return seconds, f"{rates.layers / 1e9:.0f} GFLOP/s, measured here on layers of the same shape"
 
-    def mends(self) -> dict[str, int]:
-        """The peak with fewer rows at once, and with checkpointing."""
+    def mends(self, held: int) -> dict[str, int]:
+        """The peak with fewer rows at once, with checkpointing, and with smaller weights; now it is ``held``."""
         found: dict[str, int] = {}
-        settings = self.config.train
+        shape = self.shape
 
         def peak(size: int) -> int:
-            work = Workload.of(self.examples, settings, self.batches, seed=self.config.seed, size=size)
-            return sum(replace(self, size=size, work=work).memory().values())
+            return sum(self.memory(shape.with_rows(size)).values())
 
-        smaller = sorted({self.size // 2, 1} - {0, self.size}, reverse=True)
+        smaller = sorted({shape.size // 2, 1} - {0, shape.size}, reverse=True)
         found |= {f"train.micro_batch={size}": peak(size) for size in smaller}
-        if not settings.gradient_checkpointing and getattr(self.model, "supports_gradient_checkpointing", False):
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoints = getattr(shape.model, "supports_gradient_checkpointing", False)
+        if checkpoints and not shape.config.train.gradient_checkpointing:
+            shape.model.gradient_checkpointing_enable({"use_reentrant": False})
             found |= {
-                f"train.gradient_checkpointing=true train.micro_batch={size}": peak(size) for size in (self.size, 1)
+                f"train.gradient_checkpointing=true train.micro_batch={size}": peak(size) for size in (shape.size, 1)
             }
-            self.model.gradient_checkpointing_disable()
-        if self.dequantised:
+            shape.model.gradient_checkpointing_disable()
+        if shape.dequantised:
             return found
-        held = sum(self.memory().values())
-        if self.dtype == torch.float32:
-            found["model.dtype=bfloat16 (the base's weights alone)"] = held - self.base_bytes // 2
-        found["model.quantization=bnb-nf4 (the base's weights alone)"] = held - self.base_bytes + self.in_nf4
+        if shape.dtype == torch.float32:
+            found["model.dtype=bfloat16 (the base's weights alone)"] = held - shape.base_bytes // 2
+        found["model.quantization=bnb-nf4 (the base's weights alone)"] = held - shape.base_bytes + shape.in_nf4
         return found

@@ -1,0 +1,157 @@
+"""A training without weights: its model on the meta device, its real micro-batches, what they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from llm_adapters.config.schema import RunConfig
+from llm_adapters.data.encoding import Encoded
+from llm_adapters.data.templates import get_template
+from llm_adapters.errors import DataError
+from llm_adapters.model import dtype_on, empty_model, load_tokenizer
+from llm_adapters.model.quantised_linears import bytes_as
+from llm_adapters.model.quantization import KINDS, stored_quantization
+from llm_adapters.study.training_data import TrainingData
+from llm_adapters.train.batches import Batches
+from llm_adapters.train.counting import count
+from llm_adapters.train.loss import labelled_tokens
+from llm_adapters.train.operations import Operations
+from llm_adapters.train.workload import Extent, Workload
+
+_MOMENTS = 2  # of AdamW, each as large as the adapter
+
+
+@dataclass(frozen=True)
+class TrainingShape:
+    """The base and the data of a training; adapters come and go.
+
+    Attributes:
+        config: of the run.
+        device, dtype: of the base.
+        model: on the meta device, in training mode.
+        parameters: of the base.
+        base_bytes: of its weights and buffers as they will be held, quantised or not.
+        dequantised: bytes of the largest weight when a quantised base computes with it; 0 for others.
+        in_nf4: what ``base_bytes`` and ``dequantised`` would be together with ``bnb-nf4``.
+        batches: how examples go through the model.
+        examples, judges: what is trained on and validated on, with at least one label each.
+        size: rows of a micro-batch.
+        work: the micro-batches.
+    """
+
+    config: RunConfig
+    device: torch.device
+    dtype: torch.dtype
+    model: Any
+    tokenizer: Any
+    parameters: int
+    base_bytes: int
+    dequantised: int
+    in_nf4: int
+    batches: Batches
+    examples: Sequence[Encoded]
+    judges: Sequence[Encoded]
+    size: int
+    work: Workload
+
+    @classmethod
+    def of(
+        cls, config: RunConfig, *, dtype: torch.dtype | None = None, note: Callable[[str], None] = lambda _text: None
+    ) -> TrainingShape:
+        """Read the data, make the empty model, and order the micro-batches as the run will.
+
+        Args:
+            config: of the run; its adapter is not attached.
+            dtype: what ``auto`` is, for a device that is not here.
+            note: told of what takes a moment.
+
+        Raises:
+            UserError: whatever is wrong with the model's or the data's section.
+        """
+        source, settings = config.model, config.train
+        template, data = get_template(config.data.template), TrainingData.of(config.data, config.seed)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if dtype is None or source.dtype != "auto":
+            dtype = dtype_on(source.dtype, device)
+        model: Any = empty_model(source.source, dtype=dtype, trust_remote_code=source.trust_remote_code)
+        kind = source.quantization if source.quantization in KINDS else stored_quantization(model.config)
+        held, dequantised = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()]), 0
+        if kind in KINDS:
+            held, dequantised = bytes_as(model, kind)
+        tokenizer = load_tokenizer(source.source, trust_remote_code=source.trust_remote_code)
+        note("encoding the training data")
+        encoded, judges = (
+            [
+                template.encode(tokenizer, row, max_length=config.data.max_length, train_on=config.data.train_on)
+                for row in rows
+            ]
+            for rows in (data.examples, data.validation)
+        )
+        encoded, judges = ([row for row in rows if labelled_tokens(row.labels)] for rows in (encoded, judges))
+        if not encoded:
+            raise DataError("no training example has a label left", mend="raise data.max_length")
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        batches = Batches(model.train(), pad_id=0, device=torch.device("cpu"), packed=settings.packing)
+        size = settings.micro_batch or settings.batch_size
+        return cls(
+            config, device, dtype, model, tokenizer, sum(parameter.numel() for parameter in model.parameters()), held,
+            dequantised, sum(bytes_as(model, "bnb-nf4")), batches, encoded, judges, size,
+            Workload.of(encoded, settings, batches, seed=config.seed, size=size),
+        )  # fmt: skip
+
+    def with_rows(self, size: int) -> TrainingShape:
+        """The same training with micro-batches of another size."""
+        work = Workload.of(self.examples, self.config.train, self.batches, seed=self.config.seed, size=size)
+        return replace(self, size=size, work=work)
+
+    def memory(self, adapter: Any) -> dict[str, int]:
+        """Bytes by what holds them at the fullest micro-batch: the one with most tokens, or with most logits.
+
+        Args:
+            adapter: attached to ``model``.
+        """
+        pieces = list(zip(self.extents, self.work.pieces, strict=True))
+        fullest = {
+            id(piece): piece
+            for _, piece in (
+                max(pieces, key=lambda pair: (pair[0].tokens, pair[0].logits)),
+                max(pieces, key=lambda pair: (pair[0].logits, pair[0].tokens)),
+            )
+        }
+        found = [
+            count(self.model, self.batches, piece, accumulating=self.work.accumulating) for piece in fullest.values()
+        ]
+        most = max(found, key=lambda each: each.peak_bytes)
+        parts = {
+            "base weights": self.base_bytes,
+            "adapter, AdamW's moments": (1 + _MOMENTS) * sum(each.nbytes for each in adapter.parameters()),
+            "gradients, saved activations, logits": most.saved_bytes,
+            "backward pass": most.peak_bytes - most.saved_bytes,
+        }
+        return parts | ({"the largest weight, dequantised": self.dequantised} if self.dequantised else {})
+
+    def operations(self) -> float:
+        """Floating-point operations of all training steps, forward and backward, with what is attached."""
+        operations = Operations.of(self.model, self.batches)
+        return operations.of_layers(self.extents) + operations.of_logits(self.extents)
+
+    @property
+    def extents(self) -> list[Extent]:
+        """How large each micro-batch is."""
+        return self.work.extents(packed=self.batches.packed)
+
+    @property
+    def judged(self) -> list[Extent]:
+        """How large each micro-batch of all validations is."""
+        if not self.judges:
+            return []
+        settings = self.config.train
+        every = settings.validate_every or -(-len(self.examples) // settings.batch_size)
+        once = settings.model_copy(update={"epochs": 1.0, "steps": None})
+        work = Workload.of(self.judges, once, self.batches, seed=self.config.seed, size=self.size)
+        return work.extents(packed=self.batches.packed) * -(-self.work.steps // every)
