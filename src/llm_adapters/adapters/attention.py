@@ -35,6 +35,12 @@ class PrefixedCache:
         """Store keys and values (B, H, T, d) in the real cache, if there is one; return them after the prefix."""
         if self._inner is not None:
             keys, values = self._inner.update(keys, values, *args, **kwargs)
+            place = args[0] if args else kwargs.get("layer_idx")
+            layer = self._inner.layers[place] if isinstance(place, int) and hasattr(self._inner, "layers") else None
+            behind = getattr(layer, "behind", None)
+            if behind is not None:  # it has room before its columns, so that nothing need be copied
+                joined: tuple[Tensor, Tensor] = behind(self._prefix.keys.to(keys), self._prefix.values.to(values))
+                return joined
         if self._length is not None:
             keys, values = keys[:, :, : self._length], values[:, :, : self._length]
         return (

@@ -14,8 +14,11 @@ class SlabLayer(DynamicLayer):
     """One layer's keys and values in one allocation of (B, H, capacity, d); columns ``low`` to ``high`` are in use.
 
     Where :class:`DynamicLayer` copies everything for every token, this writes one column. When the columns run out,
-    what is in use moves to the front of a new allocation.
+    what is in use moves to the front of a new allocation. Columns left of ``low`` are free for a prefix.
     """
+
+    margin = 0
+    """Columns that new allocations leave free on the left, for the longest prefix so far."""
 
     @classmethod
     def empty(cls, keys: Tensor, values: Tensor) -> SlabLayer:
@@ -43,6 +46,19 @@ class SlabLayer(DynamicLayer):
         self.high += new
         self._show()
         return self.keys, self.values
+
+    def behind(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """What is in use with (B, H, P, d) keys and values before it, without a copy of the rest."""
+        length = keys.shape[2]
+        if length > self.low:
+            self.margin = max(self.margin, length)
+            self._allocate(self.keys, self.values, self.high - self.low + _ROOM)
+            self._show()
+        begin = self.low - length
+        for slab, states in zip(self._slabs, (keys, values), strict=True):
+            slab[:, :, begin : self.low] = states
+        used = slice(begin, self.high)
+        return self._slabs[0][:, :, used], self._slabs[1][:, :, used]
 
     def reserve(self, rows: int, columns: int) -> None:
         """Hold ``rows`` rows and at least ``columns`` columns in use: new ones stand below and on the left."""
@@ -73,19 +89,23 @@ class SlabLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only the rows ``indices``."""
-        used = self.high - self.low
-        fresh = [slab.new_empty(len(indices), slab.shape[1], used + _ROOM, slab.shape[3]) for slab in self._slabs]
+        used, begin = self.high - self.low, self.margin
+        columns = begin + used + _ROOM
+        fresh = [slab.new_empty(len(indices), slab.shape[1], columns, slab.shape[3]) for slab in self._slabs]
         for new, slab in zip(fresh, self._slabs, strict=True):
-            new[:, :, :used] = slab[:, :, self.low : self.high][indices.to(slab.device)]
-        self._slabs, self.low, self.high = fresh, 0, used
+            new[:, :, :begin] = 0  # some day masked columns, of which no chance value may be infinite
+            new[:, :, begin : begin + used] = slab[:, :, self.low : self.high][indices.to(slab.device)]
+        self._slabs, self.low, self.high = fresh, begin, begin + used
         self._show()
 
     def _allocate(self, keys: Tensor, values: Tensor, columns: int) -> None:
-        used = self.high - self.low
+        used, begin = self.high - self.low, self.margin
+        columns += begin
         fresh = [states.new_empty(*states.shape[:2], columns, states.shape[3]) for states in (keys, values)]
         for new, old in zip(fresh, self._slabs, strict=False):
-            new[:, :, :used] = old[:, :, self.low : self.high]
-        self._slabs, self.low, self.high = fresh, 0, used
+            new[:, :, :begin] = 0
+            new[:, :, begin : begin + used] = old[:, :, self.low : self.high]
+        self._slabs, self.low, self.high = fresh, begin, begin + used
 
     def _show(self) -> None:
         self.keys, self.values = (slab[:, :, self.low : self.high] for slab in self._slabs)
