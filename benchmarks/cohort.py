@@ -63,8 +63,8 @@ def work(names: Sequence[str], options: argparse.Namespace) -> None:
     import torch
 
     from llm_adapters.cli.progress import Progress
-    from llm_adapters.study.cohort import execute_cohort
-    from llm_adapters.study.run import execute, read_config
+    from llm_adapters.runs.cohort import execute_cohort
+    from llm_adapters.runs.run import execute, read_config
 
     torch.set_num_threads(options.threads)
     configs = [

@@ -59,8 +59,8 @@ def started(side: str, changes: list[str]) -> dict[str, Any]:
 
 
 def work(side: str, changes: list[str]) -> dict[str, Any]:
-    from llm_adapters.study.plan import plan
-    from llm_adapters.study.run import execute, read_config
+    from llm_adapters.runs.plan import plan
+    from llm_adapters.runs.run import execute, read_config
 
     config = read_config(None, changes)
     if side == "plan":

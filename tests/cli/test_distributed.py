@@ -11,8 +11,8 @@ import pytest
 
 import llm_adapters
 import llm_adapters.report
-import llm_adapters.study.evaluation
-import llm_adapters.study.follow  # once here, not in every child
+import llm_adapters.runs.evaluation
+import llm_adapters.runs.follow  # once here, not in every child
 from llm_adapters.cli import main
 from team_of import ended, free_port, started
 from tiny_folder import tiny_place

@@ -5,8 +5,8 @@ from typer.testing import CliRunner
 
 from llm_adapters.cli import app
 from llm_adapters.errors import ConfigError
-from llm_adapters.study.plan import plan
-from llm_adapters.study.run import read_config
+from llm_adapters.runs.plan import plan
+from llm_adapters.runs.run import read_config
 from llm_adapters.train.devices import GPUS, gpu
 from tiny_folder import sums, tiny_folder
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import llm_adapters.report
-import llm_adapters.study.evaluation  # noqa: F401 – once here, not in every child
+import llm_adapters.runs.evaluation  # noqa: F401 – once here, not in every child
 from llm_adapters.cli import main
 from tiny_folder import tiny_place
 from tiny_training import metrics

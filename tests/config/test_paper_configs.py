@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llm_adapters.adapters.attach import attach
-from llm_adapters.study.run import read_config
+from llm_adapters.runs.run import read_config
 
 PAPER = Path(__file__).parents[2] / "configs" / "paper"
 SHAPES = {

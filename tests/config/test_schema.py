@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from llm_adapters.errors import ConfigError
-from llm_adapters.study.run import read_config
-from llm_adapters.study.run_plan import learning_rate
+from llm_adapters.runs.run import read_config
+from llm_adapters.runs.run_plan import learning_rate
 
 
 def test_defaults_are_a_complete_run() -> None:

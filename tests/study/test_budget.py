@@ -12,9 +12,9 @@ from llm_adapters.adapters.method import method
 from llm_adapters.config.schema import ModelSection
 from llm_adapters.errors import ConfigError
 from llm_adapters.model import find_sites
+from llm_adapters.runs.plan import plan
 from llm_adapters.study.bases import Bases
 from llm_adapters.study.costs import flops_per_token
-from llm_adapters.study.plan import plan
 from llm_adapters.study.prepare import Prepared, check
 from llm_adapters.train.devices import GPUS
 from tiny_study import study_place, tiny_study

@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor
 
 import llm_adapters as la
 from llm_adapters.errors import ModelError, Stopped, TrainingError, UserError
-from llm_adapters.study.cohort import execute_cohort
-from llm_adapters.study.run import read_config
+from llm_adapters.runs.cohort import execute_cohort
+from llm_adapters.runs.run import read_config
 from llm_adapters.train import Stop, Team
 from llm_adapters.train.batches import balanced
 from llm_adapters.train.randomness import seed_step

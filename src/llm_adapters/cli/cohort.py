@@ -29,8 +29,8 @@ def command(
 ) -> None:
     """Several runs at once on one base, each as by itself; the same command goes on after a kill."""
     from llm_adapters.report import write_report
-    from llm_adapters.study.cohort import execute_cohort
-    from llm_adapters.study.run import read_config
+    from llm_adapters.runs.cohort import execute_cohort
+    from llm_adapters.runs.run import read_config
     from llm_adapters.train import Stop
 
     settings = [read_config(path, set_ or []) for path in configs]

@@ -45,7 +45,7 @@ def command(
     from llm_adapters.evaluation.suite import Suite
     from llm_adapters.evaluation.task import GROUPS, expand, tasks
     from llm_adapters.report import write_evaluation_report
-    from llm_adapters.study.evaluation import common_template, evaluate_targets, read_targets
+    from llm_adapters.runs.evaluation import common_template, evaluate_targets, read_targets
 
     settings = EvaluateSection.parse(
         {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "size": size, "beams": beams}, where="evaluate"

@@ -27,8 +27,8 @@ def command(
     ] = None,
 ) -> None:
     """Predict a training's peak memory and time on this machine or a named GPU; loads no weights."""
-    from llm_adapters.study.plan import plan
-    from llm_adapters.study.run import read_config
+    from llm_adapters.runs.plan import plan
+    from llm_adapters.runs.run import read_config
     from llm_adapters.train.devices import gpu as find_gpu
 
     found = find_gpu(gpu, gpu_memory, gpu_tflops)

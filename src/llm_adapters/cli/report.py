@@ -28,7 +28,7 @@ def command(
     """Write the report of what lies in the folder."""
     from llm_adapters.errors import DataError
     from llm_adapters.report import write_evaluation_report, write_report, write_run_page, write_study_report
-    from llm_adapters.study.names import RECORD
+    from llm_adapters.runs.names import RECORD
     from llm_adapters.study.trials import STUDY, read_study
 
     if (folder / STUDY).is_file():

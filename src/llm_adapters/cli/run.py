@@ -23,8 +23,8 @@ def command(config: ConfigFile = None, set_: Set = None, out: Out = None, force:
 def carry_out(config: Path | None, set_: list[str] | None, out: Path | None, *, force: bool, score: bool) -> None:
     """Read the configuration, execute the run, write its report and show the result."""
     from llm_adapters.report import write_report, write_run_page
-    from llm_adapters.study.follow import follow
-    from llm_adapters.study.run import execute, read_config
+    from llm_adapters.runs.follow import follow
+    from llm_adapters.runs.run import execute, read_config
     from llm_adapters.train import Stop, Team
     from llm_adapters.train.sharding import is_sharded
     from llm_adapters.train.team import leave

@@ -11,7 +11,7 @@ from typing import Any
 from llm_adapters.errors import DataError
 from llm_adapters.evaluation.outcomes import Outcomes, read_outcomes
 from llm_adapters.evaluation.score import Score
-from llm_adapters.study.names import MANIFEST
+from llm_adapters.runs.names import MANIFEST
 from llm_adapters.study.trials import StudyRecord, TrialRecord
 
 SEED = "seed"

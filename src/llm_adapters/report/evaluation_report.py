@@ -18,7 +18,7 @@ from llm_adapters.evaluation.score import Mean, Score, clean_interval
 from llm_adapters.evaluation.statistics import pooled_seeds
 from llm_adapters.evaluation.task import tasks
 from llm_adapters.report.accuracy import known_model
-from llm_adapters.study.names import MANIFEST
+from llm_adapters.runs.names import MANIFEST
 
 Table = list[list[str]]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_adapters.report.collect import Collected, Run
 from llm_adapters.report.table import Cell, Table
-from llm_adapters.study.names import MANIFEST
+from llm_adapters.runs.names import MANIFEST
 
 _TYPES = {
     "lora": "LORA", "rslora": "LORA", "prefix": "PREFIX_TUNING", "prompt": "PROMPT_TUNING", "p_tuning": "P_TUNING",

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from llm_adapters.errors import DataError
-from llm_adapters.study.names import MANIFEST
+from llm_adapters.runs.names import MANIFEST
 
 
 def write_report(folder: Path) -> Path:

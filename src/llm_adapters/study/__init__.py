@@ -1,1 +1,1 @@
-"""Runs and studies."""
+"""Studies: many runs over axes, planned, carried out, watched."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_adapters.study.begun import BEGUN
-from llm_adapters.study.cohort import execute_cohort
+from llm_adapters.runs.begun import BEGUN
+from llm_adapters.runs.cohort import execute_cohort
+from llm_adapters.runs.run import Observer
 from llm_adapters.study.ledger import Entry
-from llm_adapters.study.run import Observer
 from llm_adapters.study.work import Worker, read
 from llm_adapters.train import Stop
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from llm_adapters.data.templates import get_template
 from llm_adapters.errors import UserError
 from llm_adapters.evaluation.suite import Suite
+from llm_adapters.runs.training_data import TrainingData
 from llm_adapters.study.expand import Problems, Trial
-from llm_adapters.study.training_data import TrainingData
 from llm_adapters.train import total_steps
 
 

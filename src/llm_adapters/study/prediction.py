@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from llm_adapters.runs.plan import Plan, plan
 from llm_adapters.study.expand import Trial
-from llm_adapters.study.plan import Plan, plan
 
 
 def predict(trials: Sequence[Trial], note: Callable[[str], None]) -> list[Plan]:

@@ -12,13 +12,13 @@ import yaml
 from llm_adapters.config.files import override, read_yaml
 from llm_adapters.config.strict import listed
 from llm_adapters.errors import ConfigError, OutputError
+from llm_adapters.runs.folder import write_whole
+from llm_adapters.runs.outcome import outcome
 from llm_adapters.study.bases import Bases
 from llm_adapters.study.budget import matched
 from llm_adapters.study.data_check import with_data
 from llm_adapters.study.expand import Trial, expand, unique
-from llm_adapters.study.folder import write_whole
 from llm_adapters.study.ledger import FILE, Ledger
-from llm_adapters.study.outcome import outcome
 from llm_adapters.study.spec import Study, read_spec
 from llm_adapters.study.trials import RUNS, STUDY
 from llm_adapters.study.workers import clear_dead

@@ -16,9 +16,9 @@ from typing import Protocol
 import torch
 
 from llm_adapters.errors import OutputError, Stopped
+from llm_adapters.runs.run import Observer
 from llm_adapters.study.ledger import Ledger
 from llm_adapters.study.log import Log
-from llm_adapters.study.run import Observer
 from llm_adapters.study.work import work
 from llm_adapters.train import Stop
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_adapters.study.run import Observer
+from llm_adapters.runs.run import Observer
 from llm_adapters.train import Stop
 
 SHARES = (1 / 9, 1 / 3)

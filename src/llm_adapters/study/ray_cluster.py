@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from llm_adapters.errors import MissingExtraError, Stopped
-from llm_adapters.study.folder import exclusively
+from llm_adapters.runs.folder import exclusively
+from llm_adapters.runs.outcome import outcome
+from llm_adapters.runs.run import Observer, execute
 from llm_adapters.study.ledger import Entry
 from llm_adapters.study.log import Log
-from llm_adapters.study.outcome import outcome
 from llm_adapters.study.processes import LOGS
-from llm_adapters.study.run import Observer, execute
 from llm_adapters.study.work import BASE, Place, Worker, read, told
 from llm_adapters.train import Stop
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from llm_adapters.errors import ConfigError, MissingExtraError
+from llm_adapters.runs.run import Observer
 from llm_adapters.study.axes import Block, Combination, fits, label
 from llm_adapters.study.bases import Bases
 from llm_adapters.study.budget import matched
 from llm_adapters.study.expand import Problems, Trial, attempt, is_kept
 from llm_adapters.study.ledger import Entry
 from llm_adapters.study.pruning import Early, Rungs, is_among_the_best, loss_at
-from llm_adapters.study.run import Observer
 from llm_adapters.study.spec import Search, Study
 from llm_adapters.study.trials import described
 from llm_adapters.study.work import Worker

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from llm_adapters.runs.names import TRAINING
 from llm_adapters.study.ledger import Entry, Ledger, State
-from llm_adapters.study.names import TRAINING
 from llm_adapters.study.trials import RUNS, STUDY
 
 

@@ -15,9 +15,9 @@ import yaml
 from llm_adapters.adapters.method import methods, parse_method
 from llm_adapters.config.schema import RunConfig
 from llm_adapters.errors import Stopped, UserError
+from llm_adapters.runs.outcome import outcome
+from llm_adapters.runs.run import Observer, execute
 from llm_adapters.study.ledger import Entry, Ledger
-from llm_adapters.study.outcome import outcome
-from llm_adapters.study.run import Observer, execute
 from llm_adapters.study.trials import RUNS, STUDY, described
 from llm_adapters.study.workers import working
 from llm_adapters.train import Stop

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_adapters.study.begun import differences
-from llm_adapters.study.names import MANIFEST
+from llm_adapters.runs.begun import differences
+from llm_adapters.runs.names import MANIFEST
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from llm_adapters.evaluation.suite import Suite, check_files
 from llm_adapters.model import load_model
 from llm_adapters.model.quantised_linears import quantization_of
 from llm_adapters.model.quantization import KINDS, NONE
-from llm_adapters.study.folder import exclusively, fresh_folder, is_leftover, refuse_file, remove, write_whole
-from llm_adapters.study.manifest import data_digest, environment
-from llm_adapters.study.names import MANIFEST, RECORD
-from llm_adapters.study.run import Observer
+from llm_adapters.runs.folder import exclusively, fresh_folder, is_leftover, refuse_file, remove, write_whole
+from llm_adapters.runs.manifest import data_digest, environment
+from llm_adapters.runs.names import MANIFEST, RECORD
+from llm_adapters.runs.run import Observer
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from llm_adapters.config.schema import EvaluateSection
 from llm_adapters.errors import AdapterError, ConfigError
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.report import write_evaluation_report
-from llm_adapters.study.evaluation import evaluate_targets, read_targets
-from llm_adapters.study.run import execute, read_config
+from llm_adapters.runs.evaluation import evaluate_targets, read_targets
+from llm_adapters.runs.run import execute, read_config
 from tiny_folder import sums
 from tiny_quantised import needs, quantised_folder
 

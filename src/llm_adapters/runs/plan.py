@@ -13,7 +13,7 @@ from llm_adapters.adapters.attach import attach
 from llm_adapters.config.schema import RunConfig
 from llm_adapters.model import load_config
 from llm_adapters.model.memory import free_bytes
-from llm_adapters.study.training_shape import TrainingShape
+from llm_adapters.runs.training_shape import TrainingShape
 from llm_adapters.train.counting import WithoutNumbers
 from llm_adapters.train.devices import EFFICIENCY, Gpu
 from llm_adapters.train.operations import Operations

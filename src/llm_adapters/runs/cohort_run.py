@@ -21,10 +21,10 @@ from llm_adapters.evaluation.runner import Part, evaluate_parts
 from llm_adapters.evaluation.score import Score, means, write_summary
 from llm_adapters.model import load_model
 from llm_adapters.model.quantised_linears import parameter_count
-from llm_adapters.study.folder import write_whole
-from llm_adapters.study.names import MANIFEST, TRAINING
-from llm_adapters.study.run import ADAPTER, Observer, encode, forgetting, in_words, result_in_words
-from llm_adapters.study.run_plan import RunPlan
+from llm_adapters.runs.folder import write_whole
+from llm_adapters.runs.names import MANIFEST, TRAINING
+from llm_adapters.runs.run import ADAPTER, Observer, encode, forgetting, in_words, result_in_words
+from llm_adapters.runs.run_plan import RunPlan
 from llm_adapters.train import Member, Metrics, Stop, TrainResult, total_steps, train_cohort
 
 

@@ -10,10 +10,10 @@ import pytest
 from llm_adapters.adapters.store import read_record
 from llm_adapters.config.schema import DataSection
 from llm_adapters.errors import ConfigError, DataError, OutputError, Stopped
-from llm_adapters.study.begun import differences
-from llm_adapters.study.folder import exclusively
-from llm_adapters.study.run import execute, read_config
-from llm_adapters.study.training_data import TrainingData
+from llm_adapters.runs.begun import differences
+from llm_adapters.runs.folder import exclusively
+from llm_adapters.runs.run import execute, read_config
+from llm_adapters.runs.training_data import TrainingData
 from llm_adapters.train import Stop
 from tiny_folder import sums, tiny_folder
 from tiny_training import checkpoints, metrics, same

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from llm_adapters.errors import OutputError
-from llm_adapters.study.folder import fresh_folder
+from llm_adapters.runs.folder import fresh_folder
 
 
 def test_force_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llm_adapters.errors import OutputError
-from llm_adapters.study.names import MANIFEST, RECORD, TRAINING
+from llm_adapters.runs.names import MANIFEST, RECORD, TRAINING
 from llm_adapters.train.failure import FAILED
 
 _FILES = {

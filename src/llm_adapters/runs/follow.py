@@ -7,8 +7,8 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from llm_adapters.config.schema import RunConfig
-from llm_adapters.study.run import ActiveRun
-from llm_adapters.study.run_plan import RunPlan
+from llm_adapters.runs.run import ActiveRun
+from llm_adapters.runs.run_plan import RunPlan
 from llm_adapters.train import Stop
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llm_adapters.errors import ConfigError, DataError
-from llm_adapters.study.run import execute, read_config
+from llm_adapters.runs.run import execute, read_config
 from tiny_folder import sums, tiny_folder
 
 

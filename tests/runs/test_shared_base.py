@@ -10,8 +10,8 @@ from llm_adapters.errors import DataError
 from llm_adapters.evaluation.rows import read_rows
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.report import write_report
-from llm_adapters.study.run import execute, read_config
-from llm_adapters.study.shared_base import base_id
+from llm_adapters.runs.run import execute, read_config
+from llm_adapters.runs.shared_base import base_id
 from tiny_folder import sums, tiny_folder
 from watching import Watching
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from llm_adapters.config.schema import RunConfig
 from llm_adapters.errors import ConfigError, OutputError
 from llm_adapters.evaluation.suite import Suite
-from llm_adapters.study.begun import differences, open_run
-from llm_adapters.study.cohort_run import CohortRun, Seat
-from llm_adapters.study.names import MANIFEST
-from llm_adapters.study.run import Observer
-from llm_adapters.study.run_plan import RunPlan
+from llm_adapters.runs.begun import differences, open_run
+from llm_adapters.runs.cohort_run import CohortRun, Seat
+from llm_adapters.runs.names import MANIFEST
+from llm_adapters.runs.run import Observer
+from llm_adapters.runs.run_plan import RunPlan
 from llm_adapters.train import Stop, Team
 
 

@@ -11,7 +11,7 @@ from llm_adapters.config.schema import RunConfig
 from llm_adapters.data.digest import data_digest
 from llm_adapters.evaluation.rows import RowWriter, read_rows
 from llm_adapters.evaluation.suite import Suite
-from llm_adapters.study.folder import exclusively
+from llm_adapters.runs.folder import exclusively
 
 _OF_NO_ACCOUNT = {"data", "size", "seed", "batch_size"}  # the suites themselves count, and batches change nothing
 

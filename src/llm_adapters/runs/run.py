@@ -28,11 +28,11 @@ from llm_adapters.evaluation.score import Score, means, write_summary
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import load_model
 from llm_adapters.model.quantised_linears import parameter_count
-from llm_adapters.study.begun import open_run
-from llm_adapters.study.folder import write_whole
-from llm_adapters.study.names import MANIFEST, TRAINING
-from llm_adapters.study.run_plan import RunPlan
-from llm_adapters.study.shared_base import take_over
+from llm_adapters.runs.begun import open_run
+from llm_adapters.runs.folder import write_whole
+from llm_adapters.runs.names import MANIFEST, TRAINING
+from llm_adapters.runs.run_plan import RunPlan
+from llm_adapters.runs.shared_base import take_over
 from llm_adapters.train import Metrics, RecentRate, Stop, Team, TrainResult, total_steps, train
 from llm_adapters.train.sharding import is_sharded, placement
 

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from llm_adapters.errors import OutputError
-from llm_adapters.study.folder import exclusively, fresh_folder, is_leftover, refuse_file, remove, write_whole
-from llm_adapters.study.manifest import environment
-from llm_adapters.study.names import MANIFEST
+from llm_adapters.runs.folder import exclusively, fresh_folder, is_leftover, refuse_file, remove, write_whole
+from llm_adapters.runs.manifest import environment
+from llm_adapters.runs.names import MANIFEST
 
 CONFIG, BEGUN = "config.yaml", "begun.json"
 _OTHERWISE = "--out another/folder, or --force to replace the run in it"

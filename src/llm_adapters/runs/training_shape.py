@@ -15,7 +15,7 @@ from llm_adapters.errors import DataError
 from llm_adapters.model import dtype_on, empty_model, load_tokenizer
 from llm_adapters.model.quantised_linears import bytes_as
 from llm_adapters.model.quantization import KINDS, stored_quantization
-from llm_adapters.study.training_data import TrainingData
+from llm_adapters.runs.training_data import TrainingData
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.counting import count
 from llm_adapters.train.loss import labelled_tokens

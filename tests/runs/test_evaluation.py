@@ -31,7 +31,7 @@ from llm_adapters.evaluation.runner import decoded_alone
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.evaluation.task import get_task
 from llm_adapters.generate import generate
-from llm_adapters.study.evaluation import common_template, evaluate_targets, read_targets
+from llm_adapters.runs.evaluation import common_template, evaluate_targets, read_targets
 from tiny import tiny_model
 
 ROWS = 30

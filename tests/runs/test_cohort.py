@@ -14,8 +14,8 @@ from llm_adapters.errors import ConfigError, OutputError, Stopped
 from llm_adapters.evaluation import runner
 from llm_adapters.evaluation.rows import read_rows
 from llm_adapters.report import write_report
-from llm_adapters.study.cohort import execute_cohort
-from llm_adapters.study.run import execute, read_config
+from llm_adapters.runs.cohort import execute_cohort
+from llm_adapters.runs.run import execute, read_config
 from tiny import gap
 from tiny_folder import sums, tiny_folder
 from tiny_training import checkpoints, metrics, same
