@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_adapters.evaluation.paired import holm, mcnemar_exact, paired_bootstrap, sign_flips
+from llm_adapters.evaluation.paired import holm, mcnemar_exact, mean_difference, paired_bootstrap, sign_flips
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,16 @@ def test_the_interval_of_a_difference_covers_the_truth_as_often_as_it_says():
 def test_unequal_rows_are_refused():
     with pytest.raises(ValueError, match="2 rows and 3 rows"):
         paired_bootstrap([1, 0], [1, 0, 1])
+
+
+def test_rows_that_all_agree_leave_open_what_so_few_cannot_show() -> None:
+    low, high = paired_bootstrap([1, 0] * 50, [1, 0] * 50)
+    assert (1 - high) ** 100 == pytest.approx(
+        0.05
+    )  # a share of discordant rows that 100 rows would show, 19 in 20 times
+    assert low == -high
+    assert mean_difference([[0] * 100, [0] * 300]).interval.high == pytest.approx(1 - 0.05 ** (1 / 200))
+    assert mean_difference([[1] * 100]).interval == pytest.approx((1 - (1 - 0.05 ** (1 / 100)), 1.0))
 
 
 def test_holm_by_hand():

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_adapters.errors import DataError
-from llm_adapters.evaluation.paired import holm, mcnemar_exact, paired_bootstrap, sign_flips
-from llm_adapters.evaluation.statistics import Estimate, Interval, macro_mean
+from llm_adapters.evaluation.paired import holm, mcnemar_exact, mean_difference, paired_bootstrap, sign_flips
+from llm_adapters.evaluation.statistics import Estimate, Interval
 
 Rows = Iterable[Mapping[str, Any]]
 ALPHA = 0.05
@@ -105,7 +105,7 @@ def compare(rows_a: Rows, rows_b: Rows, *, seed: int = 0) -> Comparison:
             sum(x == "unparsed" for x, _ in both), sum(y == "unparsed" for _, y in both),
             100 * (only_b - only_a) / len(both), Interval(100 * low, 100 * high), p, corrected,
         ))  # fmt: skip
-    value, (low, high) = macro_mean([[y - x for x, y in both] for both in right.values()], seed=seed)
+    value, (low, high) = mean_difference([[y - x for x, y in both] for both in right.values()], seed=seed)
     return Comparison(
         tuple(sets),
         Estimate(100 * value, Interval(100 * low, 100 * high)),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from llm_adapters.evaluation.statistics import RESAMPLES, Interval, macro_mean
+from llm_adapters.evaluation.statistics import RESAMPLES, Estimate, Interval, macro_mean, unseen
 
 
 def mcnemar_exact(b: int, c: int) -> float:
@@ -71,7 +71,27 @@ def paired_bootstrap(
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.shape != second.shape:
         raise ValueError(f"pairs are needed: {first.size} rows and {second.size} rows")
-    return macro_mean([second - first], confidence=confidence, resamples=resamples, seed=seed).interval
+    return mean_difference([second - first], confidence=confidence, resamples=resamples, seed=seed).interval
+
+
+def mean_difference(
+    sets: Sequence[ArrayLike], *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:
+    """The mean over sets of paired differences, rows resampled within sets.
+
+    Where the two agree on every row, the bootstrap knows no others; the interval is then what so many rows leave open
+    (:func:`llm_adapters.evaluation.statistics.unseen`).
+
+    Args:
+        sets: of each set one difference a row, from -1 to 1.
+        confidence, resamples, seed: as in :func:`paired_bootstrap`.
+    """
+    arrays = [np.asarray(values, dtype=float) for values in sets]
+    found = macro_mean(arrays, confidence=confidence, resamples=resamples, seed=seed)
+    if any(array.any() for array in arrays):
+        return found
+    rest = unseen(len(arrays) * min(map(len, arrays)), confidence)
+    return Estimate(0.0, Interval(-rest, rest))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -58,7 +58,12 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> Interval:
 
 
 def macro_mean(
-    sets: Sequence[ArrayLike], *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    sets: Sequence[ArrayLike],
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    shares: bool = True,
 ) -> Estimate:
     """The mean over sets of their means, with a percentile bootstrap interval over rows (Efron 1979).
 
@@ -70,16 +75,22 @@ def macro_mean(
         confidence: of the interval, between 0 and 1.
         resamples: of the bootstrap.
         seed: of its draws; the same seed gives the same interval.
+        shares: values are of rows that are right or wrong; false for other quantities, which have no largest value.
 
     Raises:
         ValueError: there is no set, or a set has no row.
     """
     rows = [np.asarray(values, dtype=float)[None, :] for values in sets]
-    return pooled_seeds(rows, confidence=confidence, resamples=resamples, seed=seed)
+    return pooled_seeds(rows, confidence=confidence, resamples=resamples, seed=seed, shares=shares)
 
 
 def pooled_seeds(
-    sets: Sequence[ArrayLike], *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    sets: Sequence[ArrayLike],
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    shares: bool = True,
 ) -> Estimate:
     """The mean over sets, seeds and rows, with an interval that answers for the rows and for the seeds.
 
@@ -95,6 +106,7 @@ def pooled_seeds(
         confidence: of the interval, between 0 and 1.
         resamples: draws.
         seed: of the draws.
+        shares: as in :func:`macro_mean`.
 
     Raises:
         ValueError: there is no set, a set has no row, or the sets have different numbers of seeds.
@@ -112,10 +124,24 @@ def pooled_seeds(
         explained = sum(_residual(array) / array.shape[1] for array in arrays) / len(arrays) ** 2
         between = max(0.0, float(by_seed.var(ddof=1)) - explained)
         draws = draws + sqrt(between / seeds) * random.standard_t(seeds - 1, resamples)
-    # Neither accuracies nor differences leave the range of what one row can be worth, whatever Student's t draws.
-    least, most = min(0.0, *(array.min() for array in arrays)), max(1.0, *(array.max() for array in arrays))
-    low, high = np.clip(np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]), least, most)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    if shares:
+        if low == high:
+            rest = unseen(len(arrays) * min(array.shape[1] for array in arrays), confidence)
+            low, high = low - rest, high + rest
+        # Neither accuracies nor differences leave the range of what one row can be worth, whatever Student's t draws.
+        least, most = min(0.0, *(array.min() for array in arrays)), max(1.0, *(array.max() for array in arrays))
+        low, high = np.clip([low, high], least, most)
     return Estimate(float(np.mean([array.mean() for array in arrays])), Interval(float(low), float(high)))
+
+
+def unseen(rows: int, confidence: float = 0.95) -> float:
+    """The largest share of rows of another kind of which ``rows`` rows would, at this confidence, still show none.
+
+    Where all rows are alike the bootstrap knows no others and its interval has no width; this is what it leaves out,
+    about 3 / rows at 95 % (the rule of three).
+    """
+    return float(1 - (1 - confidence) ** (1 / rows))
 
 
 def _resampled_means(values: Array, resamples: int, random: np.random.Generator) -> Array:
