@@ -95,6 +95,7 @@ def planned(options: argparse.Namespace, base: Path) -> dict[str, Any]:
         "micro_batch": options.micro_batch,
         "base": str(base),
         "parameters": sum(p.numel() for p in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "batches": [examples[i : i + BATCH] for i in range(0, len(examples), BATCH)],
     }
 
@@ -113,7 +114,7 @@ def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
-    return {"losses": losses, "seconds": seconds, "peak": peak, "rate": matrix_rate()}
+    return {"losses": losses, "seconds": seconds, "peak": peak, "rate": matrix_rate(getattr(torch, plan["dtype"]))}
 
 
 def ours(plan: dict[str, Any]) -> tuple[list[float], float]:
@@ -123,7 +124,7 @@ def ours(plan: dict[str, Any]) -> tuple[list[float], float]:
     from llm_adapters.train.stepper import Numbered, Stepper
     from llm_adapters.train.team import Team
 
-    model, tokenizer = la.load_model(plan["base"])
+    model, tokenizer = la.load_model(plan["base"], dtype=plan["dtype"])
     sizes = {
         "lora": {"rank": RANK, "alpha": ALPHA, "dropout": 0.0},
         "series": {"bottleneck": BOTTLENECK},
@@ -142,7 +143,7 @@ def ours(plan: dict[str, Any]) -> tuple[list[float], float]:
     for step, batch in enumerate(plan["batches"]):
         start = time.perf_counter() if step == 1 else start
         rows = [Numbered(i, Encoded(row["input_ids"], row["labels"], truncated=False)) for i, row in enumerate(batch)]
-        losses.append(stepper.step(rows, plan["micro_batch"])[0])
+        losses.append(stepper.step(rows, plan["micro_batch"])[0])  # reading the loss waits for the device
     return losses, time.perf_counter() - start
 
 
@@ -156,7 +157,7 @@ def trainer(plan: dict[str, Any]) -> tuple[list[float], float]:
         TrainingArguments,
     )
 
-    model = AutoModelForCausalLM.from_pretrained(plan["base"], dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(plan["base"], dtype=getattr(torch, plan["dtype"]))
     tokenizer = AutoTokenizer.from_pretrained(plan["base"])
     base: Any = Trainer
     if plan["method"] == "lora":
@@ -212,10 +213,10 @@ def same_start(parameters: Any, first: str, second: str) -> None:
             assert not parameter.any()
 
 
-def matrix_rate() -> float:
+def matrix_rate(dtype: torch.dtype) -> float:
     """Operations a second of a large product, best of several."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    a, b = torch.randn(1024, 576, device=device), torch.randn(576, 1536, device=device)
+    a, b = torch.randn(1024, 576, device=device, dtype=dtype), torch.randn(576, 1536, device=device, dtype=dtype)
     best = 0.0
     for _ in range(20):
         start = time.perf_counter()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_adapters.config.files import override, read_yaml
+from llm_adapters.config.files import assign, override, read_yaml
 from llm_adapters.errors import ConfigError
 
 
@@ -55,3 +55,10 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, s
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):
         read_yaml(path)
+
+
+def test_a_value_that_is_set_is_not_changed_by_what_is_set_inside_it() -> None:
+    bundle = {"method": "lora", "rank": 4}
+    first = assign({}, [("adapter", bundle), ("adapter.dropout", 0.1)])
+    assert first == {"adapter": {"method": "lora", "rank": 4, "dropout": 0.1}}
+    assert assign({}, [("adapter", bundle)]) == {"adapter": {"method": "lora", "rank": 4}}

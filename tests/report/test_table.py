@@ -1,6 +1,9 @@
 import csv
 import io
 
+import pytest
+
+from llm_adapters.report.accuracy import same_model
 from llm_adapters.report.table import SHOWN, Number, Range, Table, as_csv, latex, markdown, numeric
 
 TABLE = Table(
@@ -37,3 +40,15 @@ def test_long_tables_are_cut_where_people_read_them_and_whole_in_csv() -> None:
     assert f"{SHOWN} of {SHOWN + 40} rows; all are in tables/long.csv." in markdown(table)
     assert len(as_csv(table).splitlines()) == SHOWN + 41
     assert numeric(table, 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "model"),
+    [
+        ("bigscience/bloomz-7b1", "BLOOMz-7B"), ("huggyllama/llama-7b", "LLaMA-7B"),
+        ("EleutherAI/gpt-j-6b", "GPT-J-6B"),
+        ("meta-llama/Llama-2-7b-hf", None),
+    ],
+)  # fmt: skip
+def test_the_papers_models_are_known_by_their_sources(source: str, model: str | None) -> None:
+    assert same_model(source) == model

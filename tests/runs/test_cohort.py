@@ -152,6 +152,11 @@ def test_complete_runs_are_left_alone_and_the_others_finished(place: Path, whole
     assert [note for note in watching.notes if "going on" in note] == [
         f"going on with the run in '{place / 'left' / 'series'}'"
     ]
+    (place / "left" / "series" / "mine.txt").write_text("x")
+    with pytest.raises(OutputError, match=r"mine\.txt"):
+        _cohort(place, "left", force=True)
+    assert (place / "left" / "lora" / "manifest.json").exists()  # nothing was cleared before all could be
+    (place / "left" / "series" / "mine.txt").unlink()
     again = _cohort(place, "left", force=True)
     assert same(checkpoints(again["lora"]), checkpoints(whole["lora"]))
     with pytest.raises(OutputError, match="holds a complete run"):

@@ -12,6 +12,7 @@ def test_force_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
         (folder / "eval").mkdir(parents=True)
         (folder / "config.yaml").write_text("x")
         (folder / "eval" / "gsm8k.jsonl").write_text("x")
+        (folder / "trackers").mkdir()
     (other / "thesis.tex").write_text("x")
     with pytest.raises(OutputError, match="--force"):
         fresh_folder(run, force=False)
@@ -20,7 +21,9 @@ def test_force_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
     assert list(run.iterdir()) == []
     with pytest.raises(OutputError, match="no run's folder"):
         fresh_folder(other, force=True)
-    assert {path.name for path in other.rglob("*")} == {"config.yaml", "eval", "gsm8k.jsonl", "thesis.tex"}
+    assert {path.name for path in other.rglob("*")} == {
+        "config.yaml", "eval", "gsm8k.jsonl", "thesis.tex", "trackers",
+    }  # fmt: skip
     (tmp_path / "link").symlink_to(run)
     with pytest.raises(OutputError):
         fresh_folder(tmp_path / "link", force=True)

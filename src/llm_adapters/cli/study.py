@@ -75,7 +75,8 @@ def run(
             again = shlex.join(["llm-adapters", *sys.argv[1:]])
             typer.echo(f"{stopped}; to go on: {again}", err=True)
             return
-    _show(folder)
+    if _show(folder):
+        raise typer.Exit(2)
 
 
 @app.command("status")
@@ -149,7 +150,8 @@ def _plan(prepared: Prepared) -> None:
     typer.echo(f"training takes about {_duration(sum(each.seconds for each in predicted))}, one run after the other")
 
 
-def _show(folder: Path) -> None:
+def _show(folder: Path) -> bool:
+    """Print the status; whether runs failed, those that ended early left out."""
     from llm_adapters.study.status import read_status
     from llm_adapters.study.trials import described
 
@@ -167,6 +169,7 @@ def _show(folder: Path) -> None:
         entry, score = now.best
         value = f"{score:.1%}" if now.objective == "accuracy" else f"{score:.4f}"
         typer.echo(f"best so far: {described(entry.axes)}, {now.objective} {value} ({folder / 'runs' / entry.id})")
+    return any(not entry.detail.get("early") for entry in now.failed)
 
 
 def _first_line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def assign(data: dict[str, Any], values: Sequence[tuple[str, Any]]) -> dict[str,
                     f"'{above}' is {inner!r} and has no fields", given=path, mend=f"{above}=… sets it whole"
                 )
             target = inner
-        target[keys[-1]] = value
+        target[keys[-1]] = copy.deepcopy(value)  # a later path may go into it
     return result
 
 

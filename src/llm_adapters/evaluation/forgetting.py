@@ -88,7 +88,7 @@ def measure_forgetting(model: Any, tokenizer: Any, source: str, adapter: str) ->
     )
     predicted = len(pieces[0]) - 1
     before, after = -np.reshape(values, (2, len(pieces))) / predicted  # each (pieces,)
-    change = macro_mean([after - before], shares=False)
+    change = macro_mean([after - before], lowest=None)
     return Forgetting(
         source if source == BUILT_IN else Path(source).name, hashlib.sha256(text.encode()).hexdigest(),
         predicted * len(pieces), float(before.mean()), float(after.mean()), change.value, *change.interval,

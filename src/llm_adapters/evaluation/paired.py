@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from llm_adapters.evaluation.statistics import RESAMPLES, Estimate, Interval, macro_mean, unseen
+from llm_adapters.evaluation.statistics import RESAMPLES, Estimate, Interval, macro_mean
 
 
 def mcnemar_exact(b: int, c: int) -> float:
@@ -77,21 +77,8 @@ def paired_bootstrap(
 def mean_difference(
     sets: Sequence[ArrayLike], *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """The mean over sets of paired differences, rows resampled within sets.
-
-    Where the two agree on every row, the bootstrap knows no others; the interval is then what so many rows leave open
-    (:func:`llm_adapters.evaluation.statistics.unseen`).
-
-    Args:
-        sets: of each set one difference a row, from -1 to 1.
-        confidence, resamples, seed: as in :func:`paired_bootstrap`.
-    """
-    arrays = [np.asarray(values, dtype=float) for values in sets]
-    found = macro_mean(arrays, confidence=confidence, resamples=resamples, seed=seed)
-    if any(array.any() for array in arrays):
-        return found
-    rest = unseen(len(arrays) * min(map(len, arrays)), confidence)
-    return Estimate(0.0, Interval(-rest, rest))
+    """The mean over sets of paired differences, each from -1 to 1, rows resampled within sets; see ``macro_mean``."""
+    return macro_mean(sets, confidence=confidence, resamples=resamples, seed=seed, lowest=-1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -63,7 +63,7 @@ def macro_mean(
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    shares: bool = True,
+    lowest: float | None = 0.0,
 ) -> Estimate:
     """The mean over sets of their means, with a percentile bootstrap interval over rows (Efron 1979).
 
@@ -75,13 +75,14 @@ def macro_mean(
         confidence: of the interval, between 0 and 1.
         resamples: of the bootstrap.
         seed: of its draws; the same seed gives the same interval.
-        shares: values are of rows that are right or wrong; false for other quantities, which have no largest value.
+        lowest: that a row can be worth, where the most is 1: 0 for right or wrong, -1 for differences; None for
+            quantities without bounds.
 
     Raises:
         ValueError: there is no set, or a set has no row.
     """
     rows = [np.asarray(values, dtype=float)[None, :] for values in sets]
-    return pooled_seeds(rows, confidence=confidence, resamples=resamples, seed=seed, shares=shares)
+    return pooled_seeds(rows, confidence=confidence, resamples=resamples, seed=seed, lowest=lowest)
 
 
 def pooled_seeds(
@@ -90,7 +91,7 @@ def pooled_seeds(
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    shares: bool = True,
+    lowest: float | None = 0.0,
 ) -> Estimate:
     """The mean over sets, seeds and rows, with an interval that answers for the rows and for the seeds.
 
@@ -106,7 +107,7 @@ def pooled_seeds(
         confidence: of the interval, between 0 and 1.
         resamples: draws.
         seed: of the draws.
-        shares: as in :func:`macro_mean`.
+        lowest: as in :func:`macro_mean`.
 
     Raises:
         ValueError: there is no set, a set has no row, or the sets have different numbers of seeds.
@@ -118,36 +119,39 @@ def pooled_seeds(
         raise ValueError(f"confidence = {confidence} is not between 0 and 1")
     random = np.random.default_rng(seed)
     seeds = len(arrays[0])
-    draws = np.mean([_resampled_means(array.sum(axis=0), resamples, random) for array in arrays], axis=0) / seeds
+    sums = [array.sum(axis=0) for array in arrays]
+    ends = None if lowest is None else (lowest * seeds, float(seeds))
+    draws = np.mean([_resampled_means(each, resamples, random, ends) for each in sums], axis=0) / seeds
     if seeds > 1:
         by_seed = np.mean([array.mean(axis=1) for array in arrays], axis=0)
         explained = sum(_residual(array) / array.shape[1] for array in arrays) / len(arrays) ** 2
         between = max(0.0, float(by_seed.var(ddof=1)) - explained)
         draws = draws + sqrt(between / seeds) * random.standard_t(seeds - 1, resamples)
+    value = float(np.mean([array.mean() for array in arrays]))
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    if shares:
-        if low == high:
-            rest = unseen(len(arrays) * min(array.shape[1] for array in arrays), confidence)
-            low, high = low - rest, high + rest
+    if lowest is not None:
         # Neither accuracies nor differences leave the range of what one row can be worth, whatever Student's t draws.
-        least, most = min(0.0, *(array.min() for array in arrays)), max(1.0, *(array.max() for array in arrays))
-        low, high = np.clip([low, high], least, most)
-    return Estimate(float(np.mean([array.mean() for array in arrays])), Interval(float(low), float(high)))
+        low, high = np.clip([min(low, value), max(high, value)], lowest, 1.0)
+    return Estimate(value, Interval(float(low), float(high)))
 
 
-def unseen(rows: int, confidence: float = 0.95) -> float:
-    """The largest share of rows of another kind of which ``rows`` rows would, at this confidence, still show none.
+def _resampled_means(
+    values: Array, resamples: int, random: np.random.Generator, ends: tuple[float, float] | None
+) -> Array:
+    """Means of bootstrap samples. Values are few (counts of right answers), so a sample is a multinomial draw.
 
-    Where all rows are alike the bootstrap knows no others and its interval has no width; this is what it leaves out,
-    about 3 / rows at 95 % (the rule of three).
+    Where all rows are alike the bootstrap knows no others, and a set of 24 wrong answers would count as surely zero.
+    What so few rows leave open is then drawn from Jeffreys' posterior of the share of other rows, Beta(½, N + ½),
+    towards the ``ends`` that a value can have.
     """
-    return float(1 - (1 - confidence) ** (1 / rows))
-
-
-def _resampled_means(values: Array, resamples: int, random: np.random.Generator) -> Array:
-    """Means of bootstrap samples. Values are few (counts of right answers), so a sample is a multinomial draw."""
     distinct, counts = np.unique(values, return_counts=True)
-    return random.multinomial(len(values), counts / len(values), size=resamples) @ distinct / len(values)
+    if len(distinct) > 1 or ends is None:
+        return random.multinomial(len(values), counts / len(values), size=resamples) @ distinct / len(values)
+    (only,) = distinct
+    below, above = (abs(end - only) for end in ends)
+    upwards = random.random(resamples) < above / (below + above)
+    others = random.beta(0.5, len(values) + 0.5, resamples)
+    return only + others * np.where(upwards, above, -below)
 
 
 def _residual(array: Array) -> float:

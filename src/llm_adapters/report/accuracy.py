@@ -28,10 +28,14 @@ def known_model(model: str) -> str:
     return fitting[0]
 
 
+_IN_PAPER = {"series_input": "series"}
+"""The method that the paper means, where the reference computes it otherwise than the formula says."""
+
+
 def same_model(source: str) -> str | None:
     """The model of the paper that a base's source names (``huggyllama/llama-7b``), if any."""
-    own = source.rpartition("/")[2].casefold()
-    return next((name for name in MODELS if own in (name.casefold(), f"{name.casefold()}-hf")), None)
+    own = source.rpartition("/")[2].casefold().removesuffix("-hf").replace("bloomz-7b1", "bloomz-7b")
+    return next((name for name in MODELS if own == name.casefold()), None)
 
 
 def paper_form(points: Sequence[Configuration], protocol: str, *, clean: bool = False) -> Table:
@@ -72,7 +76,7 @@ def beside(points: Sequence[Configuration], model: str | None) -> Table:
         for (protocol, name), result in point.results.items():
             if name == MEAN:
                 continue
-            printed = published(from_paper, point.method, name) if from_paper else None
+            printed = published(from_paper, _IN_PAPER.get(point.method, point.method), name) if from_paper else None
             accuracy = percent(result.accuracy)
             rows.append([
                 point.label, name, protocol, Number(result.rows, f"{result.rows:,}"), point.seeds, accuracy,

@@ -134,11 +134,11 @@ def pooled(sets: Sequence[Sequence[Values]], *, crossed: bool, lowest: float = 0
         (values,) = sets[0]
         return Estimate(float(values.mean()), wilson(int(values.sum()), len(values)))
     if crossed:
-        value, ends = pooled_seeds([np.stack(list(each)) for each in sets], resamples=DRAWS)
-        return Estimate(value, Interval(max(lowest, ends.low), min(1.0, ends.high)))
+        return pooled_seeds([np.stack(list(each)) for each in sets], resamples=DRAWS, lowest=lowest)
     seeds = len(sets[0])
     by_seed = np.mean([[values.mean() for values in each] for each in sets], axis=0)  # (S,)
-    error = np.mean([sum(v.var() / len(v) for v in each) / seeds for each in sets]) / len(sets)
+    # Rows that are all alike leave about as much open as half a row of another kind (Jeffreys).
+    error = np.mean([sum(max(v.var(), 0.5 / len(v)) / len(v) for v in each) / seeds for each in sets]) / len(sets)
     between = max(0.0, float(by_seed.var(ddof=1)) - float(error))
     random = np.random.default_rng(0)
     draws = by_seed.mean() + sqrt(error / seeds) * random.standard_normal(DRAWS)

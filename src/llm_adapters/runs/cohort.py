@@ -14,6 +14,8 @@ from llm_adapters.errors import ConfigError, OutputError
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.runs.begun import differences, open_run
 from llm_adapters.runs.cohort_run import CohortRun, Seat
+from llm_adapters.runs.folder import exclusively, replaceable
+from llm_adapters.runs.manifest import forget_peak_memory
 from llm_adapters.runs.names import MANIFEST
 from llm_adapters.runs.run import Observer
 from llm_adapters.runs.run_plan import RunPlan
@@ -55,6 +57,7 @@ def execute_cohort(
         Stopped: ``stop`` was asked; the same call goes on.
     """
     started = time.perf_counter()
+    forget_peak_memory()
     _check(configs, folders)
     plans = _plans(configs, score=score)
     rows = rows or max(config.train.micro_batch or config.train.batch_size for config in configs)
@@ -64,6 +67,10 @@ def execute_cohort(
         raise OutputError(
             "all runs of this cohort are complete", mend="--out another/folder, or --force to replace the runs in it"
         )
+    for folder in folders if force else ():  # all of them are looked at before the first is cleared
+        if folder.is_dir() and any(folder.iterdir()):
+            with exclusively(folder):
+                replaceable(folder)
     with ExitStack() as held:
         for folder, plan, done in zip(folders, plans, complete, strict=True):
             if not done:
@@ -93,6 +100,12 @@ def _check(configs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
         raise ConfigError(
             f"a cohort chooses the best by validation loss, and '{by_accuracy[0]}' asks for train.best_by: accuracy",
             mend="train.best_by=loss, or llm-adapters run for that configuration",
+        )
+    alone = [name for config in configs for name in config.train.trackers if name in ("wandb", "mlflow")]
+    if alone and len(configs) > 1:
+        raise ConfigError(
+            f"the tracker '{alone[0]}' keeps one run a process, and a cohort is several in one",
+            mend="train.trackers: [tensorboard], or llm-adapters run for each configuration",
         )
     first = configs[0]
     for config in configs[1:]:

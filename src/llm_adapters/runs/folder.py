@@ -16,7 +16,7 @@ from llm_adapters.train.failure import FAILED
 _FILES = {
     "begun.json", "config.yaml", "metrics.jsonl", "report.md", "report.html", FAILED, MANIFEST, RECORD, TRAINING,
 }  # fmt: skip
-_FOLDERS = {"adapter", "checkpoints", "eval"}
+_FOLDERS = {"adapter", "checkpoints", "eval", "trackers"}
 
 
 def fresh_folder(folder: Path, *, force: bool) -> Path:
@@ -92,6 +92,16 @@ def remove(entry: Path) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove what a run has written; anything else that lies there stops it, before anything is removed."""
+    for entry in replaceable(folder):
+        remove(entry)
+
+
+def replaceable(folder: Path) -> list[Path]:
+    """What ``force`` would remove from a run's folder.
+
+    Raises:
+        OutputError: something else lies there.
+    """
     inside = [] if folder.is_symlink() or not folder.is_dir() else list(folder.iterdir())
     ours = [entry for entry in inside if entry.name in (_FOLDERS if entry.is_dir() else _FILES) or is_leftover(entry)]
     foreign = [entry.name for entry in inside if entry.is_symlink() or entry not in ours]
@@ -101,8 +111,7 @@ def _clear(folder: Path) -> None:
             "so --force does not remove it",
             mend="--out another/folder",
         )
-    for entry in inside:
-        remove(entry)
+    return inside
 
 
 def write_whole(path: Path, text: str) -> None:

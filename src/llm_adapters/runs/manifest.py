@@ -6,6 +6,8 @@ import hashlib
 import platform
 import resource
 import sys
+from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 import llm_adapters
 from llm_adapters.data.digest import data_digest
 
-__all__ = ["code_digest", "data_digest", "environment", "peak_memory_bytes"]
+__all__ = ["code_digest", "data_digest", "environment", "forget_peak_memory", "peak_memory_bytes"]
 
 _PACKAGES = ("llm-adapters", "torch", "transformers", "accelerate", "safetensors", "tokenizers")
 _QUANTISING = ("bitsandbytes", "torchao")  # where they are installed
@@ -40,8 +42,9 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache
 def code_digest() -> str:
-    """SHA-256 over the package's source files."""
+    """SHA-256 over the package's source files, as they were when this process began: those are the ones that run."""
     root = Path(llm_adapters.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -49,9 +52,23 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
+def forget_peak_memory() -> None:
+    """Let :func:`peak_memory_bytes` begin anew, so that one run in a process does not answer for those before it."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux alone knows how; elsewhere the peak is that of the process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_bytes() -> int:
-    """The highest memory in use so far: of the GPU if there is one, else of this process."""
+    """The highest memory in use since :func:`forget_peak_memory`: of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+code_digest()

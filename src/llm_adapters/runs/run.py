@@ -30,10 +30,11 @@ from llm_adapters.model import load_model
 from llm_adapters.model.quantised_linears import parameter_count
 from llm_adapters.runs.begun import open_run
 from llm_adapters.runs.folder import write_whole
+from llm_adapters.runs.manifest import forget_peak_memory
 from llm_adapters.runs.names import MANIFEST, TRAINING
 from llm_adapters.runs.run_plan import RunPlan
 from llm_adapters.runs.shared_base import take_over
-from llm_adapters.train import Metrics, RecentRate, Stop, Team, TrainResult, total_steps, train
+from llm_adapters.train import FAILED, Metrics, RecentRate, Stop, Team, TrainResult, total_steps, train
 from llm_adapters.train.sharding import is_sharded, placement
 
 ADAPTER = "tuned"
@@ -83,9 +84,11 @@ def execute(
         Stopped: ``stop`` was asked; the same call goes on.
     """
     started = time.perf_counter()
+    forget_peak_memory()
     plan = RunPlan.of(config, score=score)
     data, suites = plan.data, plan.suites
     with open_run(folder, plan.record, plan.digests, observer.note, force=force):
+        (folder / FAILED).unlink(missing_ok=True)  # of a cohort that it was a member of: now it goes on alone
         run = ActiveRun.prepare(config, plan.template, folder, observer)
         encoded, judges = run.encode(data.examples, "training"), run.encode(data.validation, "validation")
         # What the best was chosen on counts as trained on.

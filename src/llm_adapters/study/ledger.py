@@ -20,6 +20,7 @@ from llm_adapters.errors import OutputError
 from llm_adapters.study.workers import is_alive
 
 FILE = "ledger.sqlite"
+_PATIENCE = 60  # seconds that a worker waits for the others
 State = Literal["waiting", "running", "done", "failed"]
 Kind = Literal["claimed", "released", "done", "failed", "ended", "retry"]
 """``ended``: early, because others were better. It counts as failed, and is not taken up again."""
@@ -98,7 +99,7 @@ class Ledger:
             raise OutputError(f"'{folder}' holds no study", mend="llm-adapters study STUDY.yaml begins one")
         folder.mkdir(parents=True, exist_ok=True)
         # Autocommit: transactions begin and end where they are written.
-        self._database = sqlite3.connect(folder / FILE, timeout=60, isolation_level=None)
+        self._database = sqlite3.connect(folder / FILE, timeout=_PATIENCE, isolation_level=None)
         with self._understood():
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
@@ -142,7 +143,7 @@ class Ledger:
         Args:
             worker: who takes it.
             limit: of the plan.
-            make: the run, which is not in the ledger yet, from those that are.
+            make: the run, which is not in the ledger yet, from those of the plan.
         """
         with self._transaction():
             entries = self.entries()
@@ -235,6 +236,9 @@ class Ledger:
         try:
             yield
         except sqlite3.DatabaseError as failure:
+            if getattr(failure, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                held = f"the ledger '{self.folder / FILE}' was held by others for {_PATIENCE} s"
+                raise OutputError(held, mend="the same command again") from failure
             raise OutputError(
                 f"the ledger '{self.folder / FILE}' cannot be used: {failure}",
                 mend="move it away: the same command makes it again from the runs that are complete",

@@ -18,7 +18,7 @@ from llm_adapters.study.axes import Block, Combination, fits, label
 from llm_adapters.study.bases import Bases
 from llm_adapters.study.budget import matched
 from llm_adapters.study.expand import Problems, Trial, attempt, is_kept
-from llm_adapters.study.ledger import Entry
+from llm_adapters.study.ledger import Entry, Ledger
 from llm_adapters.study.pruning import Early, Rungs, is_among_the_best, loss_at
 from llm_adapters.study.spec import Search, Study
 from llm_adapters.study.trials import described
@@ -46,7 +46,7 @@ class Adaptive:
         with Worker.of(folder, observer, stop) as worker:
             while True:
                 taken = worker.ledger.claim(worker.name) or worker.ledger.propose(
-                    worker.name, self.study.file.search.runs, lambda entries: self._proposal(optuna, entries)
+                    worker.name, self.study.file.search.runs, partial(self._proposal, optuna, worker.ledger)
                 )
                 if not taken:
                     return
@@ -70,14 +70,14 @@ class Adaptive:
         watching = Rungs(worker.observer, worker.place.run(entry.id), judge, early)
         replace(worker, observer=watching, stop=early).settle([entry], ended_early=lambda: early.ended)
 
-    def _proposal(self, optuna: Any, entries: Sequence[Entry]) -> Trial:
+    def _proposal(self, optuna: Any, ledger: Ledger, entries: Sequence[Entry]) -> Trial:
         """A run that is not in the ledger yet.
 
         Raises:
             ConfigError: none is found, or it cannot be.
         """
         known = _known(optuna, self.study, entries)
-        ids = {entry.id for entry in entries}
+        ids = {entry.id for entry in ledger.entries(planned=False)}  # also of an earlier plan
         for _ in range(_TRIES):
             asked = known.ask()
             combination = walk(self.study, partial(_suggested, asked))

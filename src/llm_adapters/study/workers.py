@@ -19,12 +19,22 @@ def working(folder: Path) -> Iterator[str]:
     name = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     path = _lock(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = _locked(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
         yield name
     finally:
         path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(path: Path) -> int:
+    """A lock on the file that lies at ``path``: who clears up may have removed one that was not locked yet."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.fstat(handle).st_ino == path.stat().st_ino:
+                return handle
         os.close(handle)
 
 

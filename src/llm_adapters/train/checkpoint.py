@@ -112,7 +112,7 @@ class Checkpoints:
     def prune(self) -> None:
         """Remove the checkpoints that are no longer kept."""
         last = self.steps()[-self.keep :]
-        kept = {*last, *(read_record(self.at(step))["best"] for step in last)}
+        kept = {*last, *(read_record(self.at(step))["best"] for step in last if damage(self.at(step)) is None)}
         for step in self.steps():
             if step not in kept:
                 self._remove(step)

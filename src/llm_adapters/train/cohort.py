@@ -13,7 +13,7 @@ from llm_adapters.errors import Stopped, TrainingError
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.joint import Part, joint_gradients
 from llm_adapters.train.member import Member, Outcome, Seat
-from llm_adapters.train.memory import shrinking
+from llm_adapters.train.memory import OutOfMemoryError, shrinking
 from llm_adapters.train.metrics import Metrics
 from llm_adapters.train.stepper import NotFinite, Numbered
 from llm_adapters.train.stop import Stop
@@ -198,6 +198,8 @@ class _Cohort:
         try:
             with route(self.model, seat.name):
                 best, rows = seat.loop.validate(self.rows)
+        except OutOfMemoryError:  # memory is everybody's
+            raise
         except TrainingError as failure:
             seat.fail(failure, seat.loop.state.position.step)
             return False

@@ -165,7 +165,7 @@ class Loop:
         return position.judge(loss, accuracy), micro_batch
 
     def _accuracy(self) -> float:
-        assert self.accuracy is not None, "best_by: accuracy needs a measure of it"
+        assert self.accuracy is not None
         return self.accuracy()
 
     def _validation_losses(self, size: int) -> dict[int, float]:

@@ -60,7 +60,7 @@ class CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         """The K losses in float32."""
         overwritten = logits.dtype == torch.float32 and _is_free(logits)
-        gradient = (logits if overwritten else logits.float().clone()).detach()
+        gradient = (logits if overwritten else logits.to(torch.float32, copy=True)).detach()
         ctx.dtype = logits.dtype
         losses = gradient.new_empty(len(targets))
         lines = max(1, _CHUNK // logits.shape[1])

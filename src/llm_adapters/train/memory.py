@@ -14,6 +14,10 @@ from llm_adapters.model.memory import is_out_of_memory
 T = TypeVar("T")
 
 
+class OutOfMemoryError(TrainingError):
+    """A single row does not fit."""
+
+
 def shrinking(
     work: Callable[[int], T],
     size: int,
@@ -46,7 +50,7 @@ def shrinking(
         found.clear()
         size = size if rows is None else max(1, min(size, rows))
         if size == 1:
-            raise TrainingError(
+            raise OutOfMemoryError(
                 "out of memory with a single row at a time",
                 mend="a smaller data.max_length, or train.gradient_checkpointing=true",
             )

@@ -82,12 +82,13 @@ class Stepper:
             self.parameters, lr=learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.schedule = scheduler(self.optimizer, steps=steps, warmup=settings.warmup, schedule=settings.schedule)
+        self.checkpointed = bool(getattr(self.plain, "is_gradient_checkpointing", False))
         if settings.gradient_checkpointing:
             self.plain.gradient_checkpointing_enable({"use_reentrant": False})
 
     def close(self) -> None:
         """Leave the model as it was found; a sharded base stays so."""
-        if self.settings.gradient_checkpointing:
+        if self.settings.gradient_checkpointing and not self.checkpointed:
             self.plain.gradient_checkpointing_disable()
 
     def passes(self) -> AbstractContextManager[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,10 @@ def prepare(
             "train.best_by: accuracy decodes on one process, and train.distributed: fsdp shards the base over all",
             mend="train.best_by=loss, or train.distributed=ddp",
         )
+    if settings.best_by == "accuracy" and judges and accuracy is None and team.leads:
+        raise TrainingError(
+            "train.best_by: accuracy needs a measure of it", mend="pass accuracy=, or train.best_by=loss"
+        )
     steps = total_steps(len(kept), settings)
     recipe = json.dumps([settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT), learning_rate, seed])
     identity = {
@@ -198,7 +203,7 @@ def prepare(
 
 def result_of(loop: Loop) -> TrainResult:
     """What a training that has ended took and gave."""
-    losses = loop.team.from_leader(lambda: loop.log.losses)
+    losses = loop.team.from_leader(lambda: loop.log.losses) or [math.nan]  # a metrics file that was lost
     tenth = max(1, len(losses) // 10)
     first, last = (sum(part) / len(part) for part in (losses[:tenth], losses[-tenth:]))
     end = loop.state.position
