@@ -120,6 +120,15 @@ def test_another_configuration_is_named_field_by_field(place: Path) -> None:
     assert sorted(path.name for path in (place / "other").rglob("*")) == before
 
 
+def test_what_has_no_effect_on_training_may_change(place: Path, whole: Path) -> None:
+    with pytest.raises(Stopped):
+        _run(place, "oftener", Watching("training", 5))
+    folder = _run(place, "oftener", more=["train.keep_checkpoints=3", "train.checkpoint_minutes=1"])
+    assert _adapter(folder) == _adapter(whole)
+    assert "keep_checkpoints: 3" in (folder / "config.yaml").read_text()
+    assert json.loads((folder / "manifest.json").read_text())["config"]["train"]["keep_checkpoints"] == 3
+
+
 def test_changed_data_is_not_gone_on_with(place: Path) -> None:
     with pytest.raises(Stopped):
         _run(place, "changed", Watching("training", 5))

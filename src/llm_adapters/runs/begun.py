@@ -14,8 +14,10 @@ from llm_adapters.errors import OutputError
 from llm_adapters.runs.folder import exclusively, fresh_folder, is_leftover, refuse_file, remove, write_whole
 from llm_adapters.runs.manifest import environment
 from llm_adapters.runs.names import MANIFEST
+from llm_adapters.train.training import WITHOUT_EFFECT
 
 CONFIG, BEGUN = "config.yaml", "begun.json"
+_WITHOUT_EFFECT = {f"train.{field}" for field in WITHOUT_EFFECT}
 _OTHERWISE = "--out another/folder, or --force to replace the run in it"
 
 
@@ -52,8 +54,12 @@ def open_run(
             begun = {"data": data, "cohort": cohort, **environment()}
             write_whole(folder / BEGUN, json.dumps(begun, indent=2) + "\n")
             # The configuration comes last: from then on there is something to go on with.
-            write_whole(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+            write_whole(folder / CONFIG, _as_yaml(config))
         yield
+
+
+def _as_yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
 def _goes_on(
@@ -78,9 +84,10 @@ def _goes_on(
         raise OutputError(
             f"'{folder}' holds a run that cannot be gone on with: {failure}", mend=_OTHERWISE
         ) from failure
-    if differing := differences(known, config):
+    differing = differences(known, config)
+    if of_effect := [line for line in differing if line.partition(":")[0] not in _WITHOUT_EFFECT]:
         raise OutputError(
-            f"'{folder}' holds another run; it differs in\n  " + "\n  ".join(differing),
+            f"'{folder}' holds another run; it differs in\n  " + "\n  ".join(of_effect),
             mend=f"the same configuration goes on with it; {_OTHERWISE}",
         )
     changed = [name for name, now in data.items() if now and begun["data"].get(name, now) not in (now, None)]
@@ -98,6 +105,8 @@ def _goes_on(
     for entry in folder.iterdir():
         if is_leftover(entry):
             remove(entry)
+    if differing:
+        write_whole(folder / CONFIG, _as_yaml(config))
     note(f"going on with the run in '{folder}'")
     now = environment()
     for what in differences({key: begun.get(key, value) for key, value in now.items()}, now):

@@ -32,13 +32,14 @@ from llm_adapters.train.team import Team
 from llm_adapters.train.trackers import Trackers, check_trackers
 from llm_adapters.train.validation import Validation
 
-_WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {
     "checkpoint_every",
     "checkpoint_minutes",
     "keep_checkpoints",
     "distributed",
     "trackers",
-}  # on what is trained
+}
+"""Fields of the recipe that may change while a run is under way: what is trained does not depend on them."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def prepare(
             "train.best_by: accuracy needs a measure of it", mend="pass accuracy=, or train.best_by=loss"
         )
     steps = total_steps(len(kept), settings)
-    recipe = json.dumps([settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT), learning_rate, seed])
+    recipe = json.dumps([settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), learning_rate, seed])
     identity = {
         "training data": data_digest([row.example for row in kept]),
         "validation data": data_digest(judges),
