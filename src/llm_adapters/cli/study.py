@@ -158,7 +158,7 @@ def _show(folder: Path) -> bool:
     now = read_status(folder)
     typer.echo(f"{now.name}: " + ", ".join(f"{count} {state}" for state, count in now.counts.items()))
     if now.seconds_left and (now.counts["waiting"] or now.counts["running"]):
-        typer.echo(f"about {_duration(now.seconds_left)} left with {max(1, now.workers)} at work")
+        typer.echo(f"about {_duration(now.seconds_left)} left with {max(1, len(now.running))} at a time")
     for entry, doing in now.running:
         typer.echo(f"  running  {entry.id}  {described(entry.axes)}: {doing}")
     for entry in now.failed:

@@ -89,6 +89,15 @@ def open_study(prepared: Prepared, folder: Path, note: Callable[[str], None]) ->
             if gone:
                 note(f"{gone} runs of an earlier plan are not in this one; they stay in the ledger")
         settle(ledger, folder, study.file.objective, note)
+        done = [entry.id for entry in ledger.entries() if entry.state == "done"]
+    bare = [
+        id_ for id_ in done if study.file.evaluate and not (folder / RUNS / id_ / "eval" / "summary.json").is_file()
+    ]
+    if bare:
+        note(
+            f"{len(bare)} finished runs, such as {bare[0]}, were trained without an evaluation (evaluate: false) and "
+            f"stay so: llm-adapters evaluate {folder / RUNS / bare[0]} scores one"
+        )
     clear_dead(folder)
 
 

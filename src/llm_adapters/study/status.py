@@ -24,8 +24,7 @@ class Status:
         running: each with what it does now.
         failed: the failed runs.
         best: the best run so far, with its score.
-        seconds_left: as long as the finished runs took on average, shared by the workers; None before the first.
-        workers: that have a run now.
+        seconds_left: as long as the finished runs took on average, so many at once as now; None before the first.
     """
 
     name: str
@@ -35,7 +34,6 @@ class Status:
     failed: list[Entry]
     best: tuple[Entry, float] | None
     seconds_left: float | None
-    workers: int
 
 
 def read_status(folder: Path) -> Status:
@@ -48,6 +46,8 @@ def read_status(folder: Path) -> Status:
         entries = ledger.entries()
     settings = yaml.safe_load((folder / STUDY).read_text(encoding="utf-8"))
     counts = Counter(entry.state for entry in entries)
+    if settings.get("search"):  # its runs are proposed one after the other
+        counts["waiting"] += max(0, settings["search"]["runs"] - len(entries))
     best: tuple[Entry, float] | None = None
     for entry in entries:
         score = entry.detail.get("score") if entry.state == "done" else None
@@ -55,14 +55,13 @@ def read_status(folder: Path) -> Status:
             best = entry, score
     running = [entry for entry in entries if entry.state == "running"]
     took = [entry.detail["seconds"] for entry in entries if entry.state == "done" and "seconds" in entry.detail]
-    workers = len({entry.worker for entry in running})
-    # A run under way is half done, on average.
-    left = (counts["waiting"] + counts["running"] / 2) * sum(took) / len(took) / max(1, workers) if took else None
+    # A run under way is half done, on average. A cohort's runs all take as long as the cohort, and count as many.
+    left = (counts["waiting"] + counts["running"] / 2) * sum(took) / len(took) / max(1, len(running)) if took else None
     states: tuple[State, ...] = ("done", "running", "waiting", "failed")
     return Status(
         settings["name"], settings["objective"], {state: counts[state] for state in states},
         [(entry, _doing(folder / RUNS / entry.id)) for entry in running],
-        [entry for entry in entries if entry.state == "failed"], best, left, workers,
+        [entry for entry in entries if entry.state == "failed"], best, left,
     )  # fmt: skip
 
 
