@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -90,7 +91,10 @@ class Run(NamedTuple):
 def timed(side: Callable[..., list[list[int]]], *what: Any, **how: Any) -> Run:
     start = time.perf_counter()
     texts = side(*what, **how)
-    return Run(time.perf_counter() - start, texts)
+    run = Run(time.perf_counter() - start, texts)
+    written = sum(len(text) + 1 for text in texts)
+    print(f"  {side.__name__} of {len(texts)} rows: {written} tokens in {run.seconds:.0f} s", file=sys.stderr, flush=True)
+    return run
 
 
 class Sides(NamedTuple):

@@ -117,6 +117,8 @@ def _executor(prepared: Prepared, workers: int, cohort: int | None, ray: str | N
             raise ConfigError(f"a search proposes one run after the other, not with {asked[0]}",
                               mend="type the command several times: they share the study")  # fmt: skip
         return Adaptive(prepared.study, prepared.bases)
+    if gpus and ray is None:
+        raise ConfigError("--gpus says what a run gets on a Ray cluster", mend="--ray ADDRESS --gpus 1")
     if ray is not None:
         return Ray(None if ray == "local" else ray, gpus=gpus)
     if cohort is not None:
@@ -136,7 +138,7 @@ def _plan(prepared: Prepared) -> None:
     for trial, cost in zip(prepared.trials, predicted, strict=True):
         table.add_row(
             trial.id, *(trial.axes.get(axis, "–") for axis in axes), f"{trial.parameters:,}", str(trial.steps),
-            str(trial.rows), _duration(cost.seconds), f"{cost.peak / 2**30:.1f} GiB",
+            str(trial.rows), _duration(cost.seconds), f"{cost.peak / 1e9:.1f} GB",
         )  # fmt: skip
     console = Console(width=None if sys.stdout.isatty() else 200)
     if prepared.study.file.search:

@@ -14,6 +14,8 @@ from llm_adapters.evaluation.score import Score
 from llm_adapters.runs.names import MANIFEST
 from llm_adapters.study.trials import StudyRecord, TrialRecord
 
+_ANEW = "remove the run's folder: the study carries it out again"
+
 SEED = "seed"
 """The axis that is pooled over."""
 
@@ -100,11 +102,21 @@ def collect(study: StudyRecord) -> Collected:
         DataError: no trial has finished, or a summary is damaged.
     """
     summaries: dict[Path, Evaluated] = {}
-    finished = [trial for trial in study.trials if trial.status == "done" and (trial.folder / MANIFEST).is_file()]
+    needed = [MANIFEST, *(["eval/summary.json"] if study.settings.get("evaluate", True) else [])]
+    finished = [
+        trial
+        for trial in study.trials
+        if trial.status == "done" and all((trial.folder / name).is_file() for name in needed)
+    ]
     if not finished:
         raise DataError(f"no trial of '{study.folder}' has finished", mend="llm-adapters study goes on with it")
     names = {trial.id for trial in finished}
-    runs = [_run(study, trial, summaries) for trial in finished]
+    runs = []
+    for trial in finished:
+        try:
+            runs.append(_run(study, trial, summaries))
+        except (KeyError, TypeError, AttributeError) as failure:
+            raise DataError(f"a file of the run '{trial.folder}' is damaged ({failure!r})", mend=_ANEW) from failure
     return Collected(study, runs, [trial for trial in study.trials if trial.id not in names])
 
 
@@ -121,9 +133,11 @@ def _run(study: StudyRecord, trial: TrialRecord, summaries: dict[Path, Evaluated
         [score for score in beside.scores if score.adapter is None],
         [each for each in beside.outcomes if each.adapter is None],
     )
-    saved = trial.folder / "adapter" / "adapter.safetensors"
+    saved, manifest = trial.folder / "adapter" / "adapter.safetensors", _read(trial.folder / MANIFEST)
+    for part in ("config", "training", "data", "versions", "hardware"):
+        manifest[part]  # that it is there
     return Run(
-        trial, _read(trial.folder / MANIFEST), tuned, base, base_folder,
+        trial, manifest, tuned, base, base_folder,
         saved.stat().st_size if saved.is_file() else None,
     )  # fmt: skip
 
@@ -141,6 +155,4 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as failure:
-        raise DataError(
-            f"'{path}' is damaged: {failure}", mend="remove the run's folder and go on with the study"
-        ) from (failure)
+        raise DataError(f"'{path}' is damaged: {failure}", mend=_ANEW) from failure

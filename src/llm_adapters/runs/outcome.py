@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_adapters.errors import OutputError
 from llm_adapters.runs.begun import differences
 from llm_adapters.runs.names import MANIFEST
 
@@ -31,14 +32,24 @@ class Outcome:
 
 
 def outcome(folder: Path, config: dict[str, Any], objective: str) -> Outcome | None:
-    """The outcome of the run in ``folder``; None unless it is complete, and the run of ``config``."""
+    """The outcome of the run in ``folder``; None unless it is complete, and the run of ``config``.
+
+    Raises:
+        OutputError: its manifest or the summary of its scores is damaged.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if differences(manifest["config"], config):
-        return None
-    return Outcome(manifest["seconds"], _score(folder, manifest, objective), manifest["training"]["steps"])
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if differences(manifest["config"], config):
+            return None
+        return Outcome(manifest["seconds"], _score(folder, manifest, objective), manifest["training"]["steps"])
+    except (ValueError, KeyError, TypeError, AttributeError) as failure:
+        raise OutputError(
+            f"a file of the complete run '{folder}' is damaged ({failure!r})",
+            mend="remove the run's folder: the study carries it out again",
+        ) from failure
 
 
 def _score(folder: Path, manifest: dict[str, Any], objective: str) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import psutil
@@ -77,7 +78,7 @@ def plan(config: RunConfig, *, gpu: Gpu | None = None, note: Callable[[str], Non
     shape = TrainingShape.of(config, dtype=there, note=note)
     with WithoutNumbers():
         adapter = attach(shape.model, list(config.adapter), "plan", tokenizer=shape.tokenizer)
-    planned = _Planned(shape, adapter, gpu, int(psutil.Process().memory_info().rss), note)
+    planned = _Planned(shape, adapter, gpu, _process_bytes(), note)
     note("counting the fullest micro-batch")
     memory = planned.memory(shape)
     seconds, rate = planned.time()
@@ -88,6 +89,12 @@ def plan(config: RunConfig, *, gpu: Gpu | None = None, note: Callable[[str], Non
         memory=memory, capacity=capacity, seconds=seconds, rate=rate,
         mends=planned.mends(sum(memory.values())) if sum(memory.values()) > capacity else {},
     )  # fmt: skip
+
+
+@cache
+def _process_bytes() -> int:
+    """What this process holds; predicting makes it grow, and no training begins with that, so the first time counts."""
+    return int(psutil.Process().memory_info().rss)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ def check_field(path: str) -> str:
         section, dot, _ = path.partition(".")
         within = [field for field in known_fields() if field.startswith(f"{section}.")]
         tails = {field.rpartition(".")[2]: field for field in known_fields()}
-        close = tails.get(nearest(path, tails) or "", "")
+        likeliest = nearest(path, [*SHORT, *within]) if not dot or within else None
+        close = likeliest or tails.get(nearest(path, tails) or "", "")
         sections = dict.fromkeys(field.partition(".")[0] for field in known_fields())
         allowed = within if dot and within else dict.fromkeys([*SHORT, *([close] if close else []), *sections])
         raise ConfigError(

@@ -20,7 +20,7 @@ from llm_adapters.study.data_check import with_data
 from llm_adapters.study.expand import Trial, expand, unique
 from llm_adapters.study.ledger import FILE, Ledger
 from llm_adapters.study.spec import Study, read_spec
-from llm_adapters.study.trials import RUNS, STUDY
+from llm_adapters.study.trials import RUNS, STUDY, read_settings
 from llm_adapters.study.workers import clear_dead
 
 
@@ -70,11 +70,11 @@ def open_study(prepared: Prepared, folder: Path, note: Callable[[str], None]) ->
         OutputError: the folder holds another study, or something else.
     """
     study = prepared.study
-    if folder.exists() and not (folder / STUDY).is_file():
+    if folder.exists() and not (folder / STUDY).exists() and not (folder / FILE).is_file():
         if not folder.is_dir() or any(folder.iterdir()):
             raise OutputError(f"'{folder}' holds something else", mend="--out another/folder")
-    elif folder.exists():
-        name = yaml.safe_load((folder / STUDY).read_text(encoding="utf-8"))["name"]
+    elif (folder / STUDY).exists():
+        name = read_settings(folder)["name"]
         if name != study.name:
             raise OutputError(f"'{folder}' holds the study '{name}'", mend="--out another/folder")
     with_ledger = (folder / FILE).is_file()

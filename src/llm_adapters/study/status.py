@@ -6,11 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from llm_adapters.runs.names import TRAINING
 from llm_adapters.study.ledger import Entry, Ledger, State
-from llm_adapters.study.trials import RUNS, STUDY
+from llm_adapters.study.trials import RUNS, read_settings
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def read_status(folder: Path) -> Status:
     """
     with Ledger(folder) as ledger:
         entries = ledger.entries()
-    settings = yaml.safe_load((folder / STUDY).read_text(encoding="utf-8"))
+    settings = {"objective": "accuracy", **read_settings(folder)}
     counts = Counter(entry.state for entry in entries)
     if settings.get("search"):  # its runs are proposed one after the other
         counts["waiting"] += max(0, settings["search"]["runs"] - len(entries))

@@ -61,6 +61,25 @@ def described(axes: Mapping[str, str]) -> str:
     return " ".join(f"{axis}={name}" for axis, name in axes.items()) or "the base run"
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What the study in ``folder`` is, as resolved.
+
+    Raises:
+        OutputError: its file is missing or damaged.
+    """
+    path = folder / STUDY
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict) or "name" not in settings:
+            raise ValueError("it holds no study")
+    except (OSError, ValueError, yaml.YAMLError) as failure:
+        raise OutputError(
+            f"'{path}' cannot be read: {failure}",
+            mend="remove it: the command that began the study writes it again, and nothing else is lost",
+        ) from failure
+    return settings
+
+
 def read_study(folder: Path) -> StudyRecord:
     """The study in ``folder``, while it runs or after it.
 
@@ -69,12 +88,7 @@ def read_study(folder: Path) -> StudyRecord:
     """
     with Ledger(folder) as ledger:
         entries = ledger.entries()
-    try:
-        settings = yaml.safe_load((folder / STUDY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as failure:
-        raise OutputError(
-            f"'{folder / STUDY}' cannot be read: {failure}", mend="the command that began it"
-        ) from failure
+    settings = read_settings(folder)
     axes: dict[str, dict[str, None]] = {}
     for entry in entries:
         for axis, label in entry.axes.items():
