@@ -39,7 +39,7 @@ def test_the_tuned_rows_of_two_runs_are_compared(tmp_path: Path) -> None:
     b = write_run(tmp_path / "b", base={"gsm8k": "w" * 60}, series={"gsm8k": "c" * 50 + "u" * 10, "svamp": "cw" * 20})
     text = said(a, b)
     assert "gsm8k 60 33.3% 83.3% 0, 10 +50.0" in text
-    assert "svamp 40 50.0% 50.0% 0, 0 +0.0 +0.0 to +0.0 1 1" in text
+    assert "svamp 40 50.0% 50.0% 0, 0 +0.0 -4.7 to +4.7 1 1" in text
     assert "B is better on gsm8k by 50.0 points, 95 % CI 3" in text
     assert "no evidence of a difference on svamp" in text
     assert "mean 100 +25.0" in text

@@ -108,7 +108,7 @@ def test_two_interrupted_runs_are_equal_and_another_configuration_is_refused(pla
             code, said = _command(place, "train", "tiny.yaml", "--out", name, "--set", "train.batch_size=5")
             assert code == 2
             assert "train.batch_size: 4 there, 5 now" in said
-            assert "train.checkpoint_every: 7 there, None now" in said
+            assert "checkpoint_every" not in said  # which changes nothing about what is trained
         code, said = _command(place, "train", "tiny.yaml", "--out", name, "--set", "train.checkpoint_every=7")
         assert code == 0, said
     one, other = ((place / name / "adapter" / "adapter.safetensors").read_bytes() for name in ("a", "b"))

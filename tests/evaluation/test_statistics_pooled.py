@@ -34,10 +34,13 @@ def test_the_interval_depends_on_the_seed_alone():
 
 
 def test_differences_may_be_negative():
-    value, (low, high) = macro_mean([[-1.0] * 40 + [0.0] * 40 + [1.0] * 20])
+    rows = [-1.0] * 40 + [0.0] * 40 + [1.0] * 20
+    value, (low, high) = macro_mean([rows], lowest=-1.0)
     assert value == pytest.approx(-0.2)
     spread = np.sqrt((0.6 - 0.04) / 100)
     assert (low, high) == pytest.approx((-0.2 - Z * spread, -0.2 + Z * spread), abs=0.015)
+    with pytest.raises(ValueError, match=r"from 0\.0 to 1"):
+        macro_mean([rows])
 
 
 def test_one_seed_is_the_mean_over_rows():

@@ -110,13 +110,16 @@ def pooled_seeds(
         lowest: as in :func:`macro_mean`.
 
     Raises:
-        ValueError: there is no set, a set has no row, or the sets have different numbers of seeds.
+        ValueError: there is no set, a set has no row, the sets have different numbers of seeds, or a row is worth
+            more or less than ``lowest`` allows.
     """
     arrays = [np.asarray(values, dtype=float) for values in sets]
     if not arrays or any(array.ndim != 2 or 0 in array.shape or len(array) != len(arrays[0]) for array in arrays):
         raise ValueError(f"of each set a table of seeds by rows is needed, got {[array.shape for array in arrays]}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence} is not between 0 and 1")
+    if lowest is not None and any(array.min() < lowest or array.max() > 1 for array in arrays):
+        raise ValueError(f"rows are worth from {lowest} to 1 here; lowest=-1 for differences, None for anything")
     random = np.random.default_rng(seed)
     seeds = len(arrays[0])
     sums = [array.sum(axis=0) for array in arrays]

@@ -102,7 +102,7 @@ def collect(study: StudyRecord) -> Collected:
         DataError: no trial has finished, or a summary is damaged.
     """
     summaries: dict[Path, Evaluated] = {}
-    needed = [MANIFEST, *(["eval/summary.json"] if study.settings.get("evaluate", True) else [])]
+    needed = [MANIFEST, *(["eval/summary.json"] if study.settings.get("evaluate") else [])]
     finished = [
         trial
         for trial in study.trials
