@@ -78,3 +78,9 @@ def test_what_only_studies_have_is_refused_elsewhere(study: Path) -> None:
     run = next((study / "runs").iterdir())
     with pytest.raises(DataError, match="holds no study"):
         _report(run, "--against", study)
+
+
+def test_a_file_is_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("x")
+    with pytest.raises(DataError, match="is a file"):
+        _report(tmp_path / "a.yaml")

@@ -31,6 +31,8 @@ def command(
     from llm_adapters.runs.names import RECORD
     from llm_adapters.study.trials import STUDY, read_study
 
+    if folder.is_file():
+        raise DataError(f"'{folder}' is a file", mend="the folder of a run, an evaluation or a study")
     if (folder / STUDY).is_file():
         written = write_study_report(
             read_study(folder), out, beside=published, against=None if against is None else read_study(against),
