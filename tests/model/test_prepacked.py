@@ -52,3 +52,33 @@ def test_what_it_does_not_know_or_has_no_room_for_is_left_alone(monkeypatch: pyt
     assert Prepacked(_net().bfloat16())._forwards == []
     monkeypatch.setattr(module, "free_bytes", lambda _device: 4 * 4 * (24 * 40 + 40 * 8) - 1)
     assert Prepacked(_net())._forwards == []
+    monkeypatch.setattr(module, "total_bytes", lambda: 8 * 4 * (24 * 40 + 40 * 8) - 1)
+    assert Prepacked(_net().requires_grad_(False), training=True)._forwards == []
+    assert module.bytes_to_train(_net().requires_grad_(False)) == 0
+
+
+def test_gradients_pass_through_frozen_weights_and_trained_ones_stay_as_they_are() -> None:
+    net = _net()
+    net[0].requires_grad_(False)
+    states = torch.randn(3, 7, 24, requires_grad=True)
+    outer = torch.randn(3, 7, 8)
+    net(states).backward(outer)
+    expected, states.grad = states.grad, None
+    of_weight, net[2].weight.grad = net[2].weight.grad, None
+    packed = Prepacked(net, training=True)
+    assert [linear for linear, _ in packed._forwards] == [net[0]]
+    assert module.bytes_to_train(net) == net[0].weight.nbytes
+    with packed():
+        net(states).backward(outer)
+    torch.testing.assert_close(states.grad, expected)
+    torch.testing.assert_close(net[2].weight.grad, of_weight)
+    assert net[0].weight.grad is None
+
+
+def test_half_precision_goes_the_usual_way() -> None:
+    net = _net().requires_grad_(False)
+    states = torch.randn(5, 24, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = net(states)
+        with Prepacked(net, training=True)():
+            torch.testing.assert_close(net(states), expected, rtol=0, atol=0)

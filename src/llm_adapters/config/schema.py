@@ -75,6 +75,10 @@ class TrainSection(Strict):
     With ``packing`` the examples of a micro-batch stand in one row without padding, where the model's attention allows
     it; otherwise, and without, they are padded.
 
+    ``compile`` compiles the decoder's layers with ``torch.compile``, which takes a minute or two at the start.
+    ``cache_frozen_layers`` computes the layers below the lowest adapter once for every example and keeps their hidden
+    states in memory, which pays from the second epoch on.
+
     ``trackers`` get every row of ``metrics.jsonl``: any of ``tensorboard``, ``wandb``, ``trackio``, ``mlflow``.
     """
 
@@ -95,6 +99,8 @@ class TrainSection(Strict):
     best_by: Literal["loss", "accuracy"] = "loss"
     gradient_checkpointing: bool = False
     packing: bool = True
+    compile: bool = False
+    cache_frozen_layers: bool = False
     distributed: Literal["auto", "ddp", "fsdp"] = "auto"
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
 

@@ -18,6 +18,16 @@ def is_out_of_memory(failure: BaseException) -> bool:
     return isinstance(failure, RuntimeError) and any(sign in str(failure) for sign in _SIGNS)
 
 
+def total_bytes() -> int:
+    """All memory of the machine, or of the container that this process is in."""
+    total = int(psutil.virtual_memory().total)
+    try:
+        limit = (_CONTAINER / "memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdecimal() else total
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that is free for this process: on a GPU, or of the machine or its container."""
     if device.type == "cuda":

@@ -1,41 +1,45 @@
-"""Weights in the layout of the processor's own kernels, for passes without gradient."""
+"""Frozen weights in the layout of the processor's own kernels, for decoding and for training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from llm_adapters.model.memory import free_bytes
+from llm_adapters.model.memory import free_bytes, total_bytes
 
-_SHARE = 0.25  # of the free memory: the copy must not take it from the rows
+_OF_FREE = 0.25  # of the memory that is free before decoding: the copy must not take it from the rows
+_OF_ALL = 0.125  # of all memory, for training: what is free differs when it goes on, and then its bits would too
 
 
 class Prepacked:
     """Copies of a model's linear weights as oneDNN wants them (float32, CPU; elsewhere there is nothing to do).
 
     PyTorch's own product of float32 lays a weight out anew in every call, which for the few rows of a decoding step
-    costs nearly as much as the product. Outputs are those of ``F.linear`` up to the order of summation.
+    costs nearly as much as the product, and its kernels are slower for many rows too. Outputs are those of
+    ``F.linear`` up to the order of summation.
 
     Args:
         model: any module; its weights must not change as long as this is used.
+        training: whether gradients will pass through; then only weights that are frozen are copied.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        linears = [module for module in model.modules() if _packable(module)] if _available() else []
-        size = sum(module.weight.nbytes for module in linears)
-        if linears and size > _SHARE * free_bytes(torch.device("cpu")):
+    def __init__(self, model: nn.Module, *, training: bool = False) -> None:
+        limit = _OF_ALL * total_bytes() if training else _OF_FREE * free_bytes(torch.device("cpu"))
+        linears = [module for module in _linears(model, training=training) if _at_hand(module)]
+        if not _available() or sum(module.weight.nbytes for module in linears) > limit:
             linears = []
-        with torch.inference_mode():
-            self._forwards = [(module, partial(_linear, _packed(module.weight), module.bias)) for module in linears]
+        with torch.no_grad() if training else torch.inference_mode():
+            self._forwards = [(module, partial(_linear, module, _packed(module.weight))) for module in linears]
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """While it lasts, the model computes with the copies. Only under ``torch.inference_mode``."""
+        """While it lasts, the model computes with the copies: without gradient, or through frozen weights."""
         for module, forward in self._forwards:
             vars(module)["forward"] = forward  # the instance's own; hooks stay in force
         try:
@@ -45,19 +49,36 @@ class Prepacked:
                 del vars(module)["forward"]
 
 
+def bytes_to_train(model: nn.Module) -> int:
+    """Bytes of the copies that a training of this model on this machine's CPU will hold, whatever device it is on."""
+    size = sum(module.weight.nbytes for module in _linears(model, training=True)) if _available() else 0
+    return size if size <= _OF_ALL * total_bytes() else 0
+
+
 def _available() -> bool:
     return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
+def _linears(model: nn.Module, *, training: bool) -> list[nn.Linear]:
+    return [
+        module
+        for module in model.modules()
+        if _is_plain(module) and not (training and any(each.requires_grad for each in module.parameters()))
+    ]
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Exactly a linear as PyTorch has it, nobody's own kind."""
     return (
         type(module) is nn.Linear
         and "forward" not in vars(module)
         and type(module.weight) is nn.Parameter
         and module.weight.dtype == torch.float32
-        and module.weight.device.type == "cpu"
     )
+
+
+def _at_hand(module: nn.Linear) -> bool:
+    return module.weight.device.type == "cpu"
 
 
 def _packed(weight: Tensor) -> Tensor:
@@ -65,6 +86,29 @@ def _packed(weight: Tensor) -> Tensor:
     return packed
 
 
-def _linear(packed: Tensor, bias: Tensor | None, states: Tensor) -> Tensor:
+def _linear(module: nn.Linear, packed: Tensor, states: Tensor) -> Tensor:
+    if states.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return functional.linear(states, module.weight, module.bias)
+    if torch.is_grad_enabled() and states.requires_grad:
+        flat: Tensor = _PrepackedLinear.apply(states.flatten(0, -2), module, packed)
+        # As PyTorch's own linear map gives it: a tensor that others may overwrite, not a view of one.
+        return torch.ops.aten._unsafe_view(flat, [*states.shape[:-1], flat.shape[-1]])  # type: ignore[no-any-return]
+    return _product(states, packed, module.bias)
+
+
+def _product(states: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     output: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
     return output
+
+
+class _PrepackedLinear(torch.autograd.Function):
+    """A linear map with frozen weights: saves nothing, and takes the gradient through the weight as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, module: nn.Linear, packed: Tensor) -> Tensor:
+        ctx.weight = module.weight
+        return _product(states, packed, module.bias)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        return outer[0] @ ctx.weight, None, None

@@ -101,6 +101,13 @@ def _check(configs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
             f"a cohort chooses the best by validation loss, and '{by_accuracy[0]}' asks for train.best_by: accuracy",
             mend="train.best_by=loss, or llm-adapters run for that configuration",
         )
+    for option in ("compile", "cache_frozen_layers"):
+        asking = [config.name for config in configs if getattr(config.train, option)]
+        if asking:
+            raise ConfigError(
+                f"'{asking[0]}' asks for train.{option}, which a cohort does not have",
+                mend=f"train.{option}=false, or llm-adapters run for that configuration",
+            )
     alone = [name for config in configs for name in config.train.trackers if name in ("wandb", "mlflow")]
     if alone and len(configs) > 1:
         raise ConfigError(

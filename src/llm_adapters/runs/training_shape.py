@@ -13,11 +13,13 @@ from llm_adapters.data.encoding import Encoded
 from llm_adapters.data.templates import get_template
 from llm_adapters.errors import DataError
 from llm_adapters.model import dtype_on, empty_model, load_tokenizer
+from llm_adapters.model.prepacked import bytes_to_train
 from llm_adapters.model.quantised_linears import bytes_as
 from llm_adapters.model.quantization import KINDS, stored_quantization
 from llm_adapters.runs.training_data import TrainingData
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.counting import count
+from llm_adapters.train.frozen_layers import states_bytes
 from llm_adapters.train.loss import labelled_tokens
 from llm_adapters.train.operations import Operations
 from llm_adapters.train.workload import Extent, Workload
@@ -133,7 +135,17 @@ class TrainingShape:
             "gradients, saved activations, logits": most.saved_bytes,
             "backward pass": most.peak_bytes - most.saved_bytes,
         }
-        return parts | ({"the largest weight, dequantised": self.dequantised} if self.dequantised else {})
+        settings, on_cpu = self.config.train, self.device.type == "cpu"
+        others = {
+            "the largest weight, dequantised": self.dequantised,
+            "base weights, in the layout of the kernels": bytes_to_train(self.model)
+            if on_cpu and not (self.dequantised or settings.compile)
+            else 0,
+            "hidden states below the adapter": states_bytes(self.examples, adapter.base.sites, self.dtype)
+            if on_cpu and settings.cache_frozen_layers
+            else 0,
+        }
+        return parts | {what: size for what, size in others.items() if size}
 
     def operations(self) -> float:
         """Floating-point operations of all training steps, forward and backward, with what is attached."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from llm_adapters.data.collate import collate, collate_packed
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.model.packing import can_pack, packing
+from llm_adapters.model.prepacked import Prepacked
 from llm_adapters.model.sites import find_sites
 
 
@@ -23,17 +24,23 @@ class Batches:
         pad_id: any valid token id.
         device: where it runs.
         packed: whether to pack if the model can.
+        prepacked: whether frozen weights may be copied into the layout of the processor's kernels.
     """
 
-    def __init__(self, model: Any, *, pad_id: int, device: torch.device, packed: bool = True) -> None:
+    def __init__(
+        self, model: Any, *, pad_id: int, device: torch.device, packed: bool = True, prepacked: bool = True
+    ) -> None:
         sites = find_sites(model)
         self.decoder: Any = sites.decoder
         self.pad_id, self.device = pad_id, device
         self.packed = packed and can_pack(model, sites)
+        self._prepacked = Prepacked(model, training=True) if prepacked else nullcontext
 
-    def in_force(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
         """What forward and backward passes over :meth:`tensors` stand in."""
-        return packing(self.decoder) if self.packed else nullcontext()
+        with packing(self.decoder) if self.packed else nullcontext(), self._prepacked():
+            yield
 
     def tensors(self, examples: Sequence[Encoded]) -> dict[str, Any]:
         """Inputs and labels of one micro-batch."""

@@ -117,6 +117,11 @@ class Loop:
                 + (f", and the last good checkpoint is '{last}'" if last else ""),
                 mend="look at these rows; a lower learning rate (train.learning_rate), max_grad_norm, or float32",
             )
+        if type(failure).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            return TrainingError(
+                f"torch.compile failed in step {step}: {str(failure).strip().splitlines()[0]}",
+                mend="train.compile=false; on a CPU it needs a C++ compiler",
+            )
         if is_out_of_memory(failure):
             return TrainingError(
                 f"out of memory in the optimiser's step {step}, which no smaller micro-batch mends",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from llm_adapters.data.encoding import IGNORED
 
 _CHUNK = 1 << 21  # logits handled at a time: 8 MB in float32, which stays in a processor's cache
-_FORGETS = ("MmBackward", "AddmmBackward", "LinearBackward", "BmmBackward", "IndexBackward")
+_FORGETS = ("MmBackward", "AddmmBackward", "LinearBackward", "BmmBackward", "IndexBackward", "_PrepackedLinear")
 _VIEWS = ("ViewBackward", "UnsafeViewBackward", "ReshapeAliasBackward", "AliasBackward", "SqueezeBackward")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from llm_adapters.adapters.adapter import Adapter
+from llm_adapters.adapters.attach import engine_of
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import TrainingError
 from llm_adapters.train.batches import Batches, balanced
+from llm_adapters.train.frozen_layers import FrozenLayers, lowest_layer
 from llm_adapters.train.loss import labelled_tokens, summed_loss
 from llm_adapters.train.memory import shrinking
 from llm_adapters.train.randomness import RandomState
@@ -70,7 +72,9 @@ class Stepper:
         plain = adapter.base.model
         # Only the leader tries: of a base that is to be sharded the others do not have the weights.
         tries = settings.packing and team.leads
-        self.batches = batches or Batches(plain, pad_id=pad_id, device=self.device, packed=tries)
+        self.batches = batches or Batches(
+            plain, pad_id=pad_id, device=self.device, packed=tries, prepacked=not (self.sharded or settings.compile)
+        )
         self.batches.packed = team.from_leader(lambda: self.batches.packed)
         if self.sharded:
             shard(plain, adapter, team)
@@ -85,11 +89,36 @@ class Stepper:
         self.checkpointed = bool(getattr(self.plain, "is_gradient_checkpointing", False))
         if settings.gradient_checkpointing:
             self.plain.gradient_checkpointing_enable({"use_reentrant": False})
+        self.frozen: FrozenLayers | None = None
+        self.compiled = adapter.base.sites.blocks if settings.compile else ()
+        if settings.cache_frozen_layers:
+            self.compiled = self.compiled[lowest_layer(adapter) :]
+        for block in self.compiled:
+            block.compile(dynamic=True)  # layers of one kind share what is compiled
+        if self.compiled:
+            self._compile_hooks(True)
+
+    def _compile_hooks(self, compiled: bool) -> None:
+        engine = engine_of(self.plain)
+        engine.compiled = compiled
+        engine.rebuild()
+
+    def cache_frozen_layers(self, adapter: Adapter, rows: Sequence[Numbered]) -> None:
+        """Compute what the layers below the adapter give for these rows, which all steps then begin with.
+
+        Raises:
+            TrainingError: they cannot stand in for the layers.
+        """
+        self.frozen = FrozenLayers(self.model, adapter, self.batches, {row.row: row.example for row in rows}, self.note)
 
     def close(self) -> None:
         """Leave the model as it was found; a sharded base stays so."""
         if self.settings.gradient_checkpointing and not self.checkpointed:
             self.plain.gradient_checkpointing_disable()
+        for block in self.compiled:
+            block._compiled_call_impl = None
+        if self.compiled:
+            self._compile_hooks(False)
 
     def passes(self) -> AbstractContextManager[None]:
         """What passes through the model stand in: over a sharded base no process can do without the others."""
@@ -181,11 +210,18 @@ class Stepper:
         mean = 0.0
         suspects: list[int] = []
         for piece, weight in pieces:
-            with self.passes(), self.batches.in_force():
-                loss = summed_loss(self.model, self.batches.tensors([row.example for row in piece])) * weight / total
+            tensors = self.batches.tensors([row.example for row in piece])
+            with self.passes(), self.batches.in_force(), self._below(piece, tensors):
+                loss = summed_loss(self.model, tensors) * weight / total
                 loss.backward()
             value = float(loss.detach())
             mean += value
             if not math.isfinite(value):
                 suspects += [row.row for row in piece]
         return mean, suspects
+
+    def _below(self, piece: Sequence[Numbered], tensors: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """What stands in for the layers below the adapter, if that is known."""
+        if self.frozen is None:
+            return nullcontext()
+        return self.frozen.standing_in([row.row for row in piece], tensors.get("attention_mask"))

@@ -130,6 +130,8 @@ def train(
         was_training = model.training
         model.train()
         try:
+            if settings.cache_frozen_layers:
+                loop.stepper.cache_frozen_layers(adapter, loop.examples)
             loop.run(folder / "metrics.jsonl", on_step)
         finally:
             loop.stepper.close()
@@ -172,6 +174,12 @@ def prepare(
         raise TrainingError(
             "train.best_by: accuracy needs a measure of it", mend="pass accuracy=, or train.best_by=loss"
         )
+    for option in ("compile", "cache_frozen_layers"):
+        if getattr(settings, option) and team.size > 1:
+            raise TrainingError(
+                f"train.{option} is for a training in one process, and this is one of {team.size}",
+                mend=f"train.{option}=false",
+            )
     steps = total_steps(len(kept), settings)
     recipe = json.dumps([settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), learning_rate, seed])
     identity = {
