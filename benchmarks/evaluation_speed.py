@@ -4,7 +4,7 @@ One model, one LoRA adapter with the same weights, the same rows, greedy, up to 
 
     (a) batch 1, 4 beams, no cache           the reference's procedure (--slow-rows rows only; 0 leaves it out)
     (b) batch 1, greedy generate             transformers, adapter attached (--one-rows rows only)
-    (c) peft + generate, padded batches of 16
+    (c) peft + generate, padded batches of 16 (--padded-rows rows only)
     (d) this engine, adapter attached and unmerged
     (e) this engine, four adapters of four types on a quarter of the rows each
 
@@ -75,7 +75,7 @@ def main() -> None:
             la.detach(model)
             rates.append(matrix_rate(model, min(len(prompts), MOST_ROWS)))
             wrapped = with_peft(model, recipe, state)
-            runs["c"].append(timed(side.generate, wrapped, prompts, 16))
+            runs["c"].append(timed(side.generate, wrapped, prompts[: options.padded_rows], 16))
             model = wrapped.unload()
     head = model.lm_head.weight.numel()
     body = sum(p.numel() for p in model.parameters()) - head  # its embeddings are its head
@@ -87,6 +87,11 @@ class Run(NamedTuple):
 
     seconds: float
     texts: list[list[int]]
+
+
+def rate_of(run: Run) -> float:
+    """New tokens a second, the one that ends a text included."""
+    return sum(len(text) + 1 for text in run.texts) / run.seconds
 
 
 def timed(side: Callable[..., list[list[int]]], *what: Any, **how: Any) -> Run:
@@ -154,19 +159,24 @@ def report(
 ) -> None:
     seconds = {key: statistics.median(run.seconds for run in found) for key, found in runs.items() if found}
     texts = {key: found[0].texts for key, found in runs.items() if found}
-    speed = {key: sum(len(t) + 1 for t in texts[key]) / seconds[key] for key in "abcd" if key in texts}
+    speed = {key: statistics.median(map(rate_of, runs[key])) for key in "abcd" if key in texts}
     print(
         f"{len(prompts)} rows of {options.benchmark}, at most {options.tokens} new tokens, {torch.get_num_threads()} "
         f"threads, {rate / 1e9:.0f} GFLOP/s, median of {options.rounds} rounds"
     )
-    for key, rate_of in speed.items():
-        print(f"  ({key}) {rate_of:7.1f} tokens/s   {len(texts[key]) / seconds[key]:6.2f} rows/s")
+    for key, tokens in speed.items():
+        print(
+            f"  ({key}) {tokens:7.1f} tokens/s   {len(texts[key]) / seconds[key]:6.2f} rows/s   {len(texts[key])} rows"
+        )
     written = sum(len(text) + 1 for text in texts["d"])
     work = 2 * parameters[0] * (sum(map(len, prompts)) - len(prompts) + written) + 2 * parameters[1] * written
-    ratio = statistics.median(c.seconds / d.seconds for c, d in zip(runs["c"], runs["d"], strict=True))
+    ratio = statistics.median(rate_of(d) / rate_of(c) for c, d in zip(runs["c"], runs["d"], strict=True))
     mixed = statistics.median(e.seconds / d.seconds for e, d in zip(runs["e"], runs["d"], strict=True))
     slower = "   ".join(f"(d)/({key}) {speed['d'] / speed[key]:.1f}" for key in "ab" if key in speed)
-    print(f"{slower}   (d)/(c) {ratio:.2f}   share of the floor {work / rate / seconds['d']:.2f}")
+    simply = 2 * sum(parameters) * (sum(map(len, prompts)) - len(prompts) + written)
+    shares = [operations / rate / seconds["d"] for operations in (work, simply)]
+    print(f"{slower}   (d)/(c) {ratio:.2f}")
+    print(f"share of the floor {shares[0]:.2f}; {shares[1]:.2f} if prompts had needed the head too")
     print(f"(e) takes {mixed:.2f} times as long as (d)")
     for key in "cd":
         differ = sum(x != y for x, y in zip(texts[key], texts["b"], strict=False))
@@ -179,6 +189,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--template", default="paper-eval")
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--padded-rows", type=int, help="all, unless given")
     parser.add_argument("--one-rows", type=int, default=16)
     parser.add_argument("--slow-rows", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=128)

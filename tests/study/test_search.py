@@ -26,16 +26,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return study_place(tmp_path_factory.mktemp("search"))
 
 
-def _data(place: Path, **search: Any) -> dict[str, Any]:
-    data = tiny_study(place, axes=AXES, search=search, objective="last_loss", evaluate=False)
+def _data(place: Path, axes: dict[str, Any] = AXES, **search: Any) -> dict[str, Any]:
+    data = tiny_study(place, axes=axes, search=search, objective="last_loss", evaluate=False)
     data["run"]["train"]["epochs"] = 3
     return data
 
 
-def _search(place: Path, name: str, **search: Any) -> Path:
+def _search(place: Path, name: str, axes: dict[str, Any] = AXES, **search: Any) -> Path:
     from llm_adapters.study.search import Adaptive
 
-    prepared = check(_data(place, **search), place, where="test")
+    prepared = check(_data(place, axes, **search), place, where="test")
     open_study(prepared, place / name, lambda _text: None)
     Adaptive(prepared.study, Bases()).run(place / name, Watching(), Stop())
     return place / name
@@ -59,6 +59,16 @@ def test_a_search_proposes_runs_of_the_space_and_goes_on(place: Path) -> None:
     best = max(zip(rates, scores, strict=True), key=lambda pair: -pair[1])[0]
     assert best > 1e-3  # a larger rate learns more in few steps, and the search sees it
     assert trials == read_study(_search(place, "few", runs=12)).trials  # nothing is left to do
+
+
+def test_a_search_goes_on_when_its_axes_have_changed(place: Path) -> None:
+    pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
+    folder = _search(place, "changed", runs=3, sampler="random")
+    changed = {"method": ["lora", "parallel"], "learning_rate": {"range": {"low": 1e-3, "high": 2e-3}}, "seed": [0, 1]}
+    _search(place, "changed", changed, runs=6, sampler="tpe")
+    trials = read_study(folder).trials
+    assert Counter(trial.status for trial in trials) == {"done": 6}
+    assert all(trial.axes.keys() == changed.keys() for trial in trials[3:])
 
 
 def test_runs_that_are_not_among_the_best_end_early(place: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from llm_adapters.errors import ConfigError, MissingExtraError
 from llm_adapters.runs.run import Observer
-from llm_adapters.study.axes import Block, Combination, fits, label
+from llm_adapters.study.axes import Block, Combination, Range, fits, label
 from llm_adapters.study.bases import Bases
 from llm_adapters.study.budget import matched
 from llm_adapters.study.expand import Problems, Trial, attempt, is_kept
@@ -129,27 +130,49 @@ def _known(optuna: Any, study: Study, entries: Sequence[Entry]) -> Any:
     )
     for entry in entries:
         if entry.state in ("done", "failed"):
-            made.add_trial(_frozen(optuna, study, entry, sign=-1 if objective == "accuracy" else 1))
+            with suppress(_OutOfSpace):
+                made.add_trial(_frozen(optuna, study, entry, sign=-1 if objective == "accuracy" else 1))
     return made
 
 
+class _OutOfSpace(Exception):  # noqa: N818 – the study's axes were changed
+    """A run that the axes as they are now do not give; it tells the search nothing."""
+
+
 def _frozen(optuna: Any, study: Study, entry: Entry, *, sign: int) -> Any:
-    """A finished run as Optuna's trial: its choices, its score, or the loss at which it ended early."""
+    """A finished run as Optuna's trial: its choices, its score, or the loss at which it ended early.
+
+    Raises:
+        _OutOfSpace: an axis or a value of it is not in the study any more.
+    """
     states, parameters, distributions = optuna.trial.TrialState, {}, {}
 
     def choose(name: str, block: Block) -> str | float:
-        given = entry.axes[name.partition("/")[0]]
-        value = given if block.range is None else float(given)
+        given = entry.axes.get(name.partition("/")[0])
+        if given is None or (block.range is None and given not in block.values):
+            raise _OutOfSpace
+        value = given if block.range is None else _in_range(given, block.range)
         parameters[name], distributions[name] = value, _distribution(optuna, block)
         return value
 
-    walk(study, choose)
+    if walk(study, choose)[0].keys() != entry.axes.keys():
+        raise _OutOfSpace
     score, early = entry.detail.get("score"), entry.detail.get("early")
     state = states.PRUNED if early else states.COMPLETE if entry.state == "done" and score is not None else states.FAIL
     return optuna.trial.create_trial(
         state=state, value=score if state == states.COMPLETE else None, params=parameters, distributions=distributions,
         intermediate_values={early[0]: sign * early[1]} if early else {},
     )  # fmt: skip
+
+
+def _in_range(given: str, limits: Range) -> float:
+    try:
+        value = float(given)
+    except ValueError as failure:
+        raise _OutOfSpace from failure
+    if not limits.low <= value <= limits.high:
+        raise _OutOfSpace
+    return value
 
 
 def _distribution(optuna: Any, block: Block) -> Any:

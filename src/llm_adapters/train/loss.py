@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llm_adapters.data.encoding import IGNORED
 
-_CHUNK = 1 << 21  # logits handled at a time: 8 MB in float32, which stays in a processor's cache
+_CHUNK = 1 << 21  # logits handled at a time on a CPU: 8 MB in float32, which stays in a processor's cache
 _FORGETS = ("MmBackward", "AddmmBackward", "LinearBackward", "BmmBackward", "IndexBackward", "_PrepackedLinear")
 _VIEWS = ("ViewBackward", "UnsafeViewBackward", "ReshapeAliasBackward", "AliasBackward", "SqueezeBackward")
 
@@ -63,7 +63,7 @@ class CrossEntropy(torch.autograd.Function):
         gradient = (logits if overwritten else logits.to(torch.float32, copy=True)).detach()
         ctx.dtype = logits.dtype
         losses = gradient.new_empty(len(targets))
-        lines = max(1, _CHUNK // logits.shape[1])
+        lines = max(1, _CHUNK // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(targets))
         for start in range(0, len(targets), lines):
             part, wanted = gradient[start : start + lines], targets[start : start + lines, None]
             part -= part.amax(1, keepdim=True)
