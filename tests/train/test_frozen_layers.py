@@ -69,7 +69,7 @@ def test_the_layers_below_are_not_run_again_and_come_back(tmp_path: Path) -> Non
     for layer, block in enumerate(blocks):
         block.register_forward_pre_hook(count(layer))
     _losses(tmp_path, model=model, cache_frozen_layers=True, count=24, epochs=8, micro_batch=3)
-    tried = 10  # a few passes: whether the model packs, and whether the layers below can be left out
+    tried = 12  # a few passes: whether the model packs, and whether the layers below can be left out
     assert 24 <= calls[0] <= 24 + tried
     assert calls[2] >= 8 * 24 / 3
     assert not any("forward" in vars(block) for block in blocks)
@@ -106,10 +106,50 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         _losses(tmp_path, model=_model(), cache_frozen_layers=True)
 
 
-def test_a_base_that_drops_is_refused(tmp_path: Path) -> None:
-    model = tiny_model("gpt2", num_hidden_layers=3, resid_pdrop=0.5)
-    with pytest.raises(TrainingError, match="dropout"):
+@pytest.mark.parametrize("family", ["gpt2", "opt"])  # OPT's dropout is no module
+def test_a_base_that_drops_is_refused(family: str, tmp_path: Path) -> None:
+    model = tiny_model(family, num_hidden_layers=3)
+    with pytest.raises(TrainingError, match="have dropout"):
         _losses(tmp_path, model=model, cache_frozen_layers=True)
+
+
+def test_another_adapter_below_is_part_of_the_base_unless_it_drops(tmp_path: Path) -> None:
+    found = []
+    for cached in (False, True):
+        model = _model()
+        lower = la.attach(model, la.method("series", layers=[0]), "lower")
+        for parameter in lower.parameters():
+            torch.nn.init.constant_(parameter, 0.01)
+        lower.requires_grad_(False)
+        found.append(_losses(tmp_path / str(cached), model=model, cache_frozen_layers=cached))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    model = _model()
+    la.attach(model, la.method("lora", layers=[0], dropout=0.5), "lower")
+    with pytest.raises(TrainingError, match="have dropout"):
+        _losses(tmp_path / "drops", model=model, cache_frozen_layers=True)
+
+
+def test_layers_that_another_library_wraps_are_refused(tmp_path: Path) -> None:
+    model = _model()
+    block = find_sites(model).blocks[0]
+    vars(block)["forward"] = block.forward
+    with pytest.raises(TrainingError, match="another library"):
+        _losses(tmp_path, model=model, cache_frozen_layers=True)
+    assert "forward" in vars(block)
+
+
+def test_examples_that_no_step_reads_are_not_computed(tmp_path: Path) -> None:
+    notes: list[str] = []
+    model = _model()
+    seen = 0
+
+    def count(*_: Any) -> None:
+        nonlocal seen
+        seen += 1
+
+    find_sites(model).blocks[0].mlp.register_forward_hook(count)
+    _losses(tmp_path, model=model, cache_frozen_layers=True, count=400, steps=1, notes=notes)
+    assert seen < 40
 
 
 def test_layers_that_hand_on_more_are_refused(tmp_path: Path) -> None:

@@ -38,8 +38,6 @@ class Engine:
         route: the route in force, or None.
         current: what the hooks need to know about the forward pass under way; None outside of one.
         streams: by adapter, random numbers of its own for its forms; where there is none, they draw torch's.
-        compiled: whether layers are compiled one by one; what enters attention is then left to Python, because it
-            would be compiled anew for each layer, whose prefix is another. Takes effect with :meth:`rebuild`.
     """
 
     def __init__(self, base: Base) -> None:
@@ -51,7 +49,6 @@ class Engine:
         self.route: Route | None = None
         self.current: Pass | None = None
         self.streams: Mapping[str, Stream] = {}
-        self.compiled = False
         self._handles: list[Any] = []
         self._prefixes: WeakKeyDictionary[Any, dict[Stack, StackPrefix]] = WeakKeyDictionary()
         self._decoder_names = list(inspect.signature(base.sites.decoder.forward).parameters)
@@ -112,10 +109,7 @@ class Engine:
 
     def _hook_attention(self, layer: int) -> Any:
         module = self.base.sites.layers[layer]["attn"].input
-        hook: Any = AttentionHook(self, layer, module).before
-        return module.register_forward_pre_hook(
-            torch.compiler.disable(hook) if self.compiled else hook, with_kwargs=True
-        )
+        return module.register_forward_pre_hook(AttentionHook(self, layer, module).before, with_kwargs=True)
 
     def _refuse_lost_tokens(self) -> None:
         """What comes after virtual tokens sees them through keys and values alone; no other state carries them on."""

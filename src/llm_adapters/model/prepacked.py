@@ -92,7 +92,7 @@ def _linear(module: nn.Linear, packed: Tensor, states: Tensor) -> Tensor:
     if torch.is_grad_enabled() and states.requires_grad:
         flat: Tensor = _PrepackedLinear.apply(states.flatten(0, -2), module, packed)
         # As PyTorch's own linear map gives it: a tensor that others may overwrite, not a view of one.
-        return torch.ops.aten._unsafe_view(flat, [*states.shape[:-1], flat.shape[-1]])  # type: ignore[no-any-return]
+        return torch.ops.aten._unsafe_view(flat, [*states.shape[:-1], flat.shape[-1]])
     return _product(states, packed, module.bias)
 
 

@@ -19,7 +19,7 @@ from llm_adapters.runs.manifest import forget_peak_memory
 from llm_adapters.runs.names import MANIFEST
 from llm_adapters.runs.run import Observer
 from llm_adapters.runs.run_plan import RunPlan
-from llm_adapters.train import Stop, Team
+from llm_adapters.train import ALONE, Stop, Team
 
 
 def execute_cohort(
@@ -101,7 +101,7 @@ def _check(configs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
             f"a cohort chooses the best by validation loss, and '{by_accuracy[0]}' asks for train.best_by: accuracy",
             mend="train.best_by=loss, or llm-adapters run for that configuration",
         )
-    for option in ("compile", "cache_frozen_layers"):
+    for option in ALONE:
         asking = [config.name for config in configs if getattr(config.train, option)]
         if asking:
             raise ConfigError(

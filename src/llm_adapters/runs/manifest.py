@@ -18,6 +18,7 @@ import torch
 
 import llm_adapters
 from llm_adapters.data.digest import data_digest
+from llm_adapters.model.memory import total_bytes
 
 __all__ = ["code_digest", "data_digest", "environment", "forget_peak_memory", "peak_memory_bytes"]
 
@@ -35,7 +36,7 @@ def environment() -> dict[str, Any]:
             "device": device,
             "cores": psutil.cpu_count(),
             "threads": torch.get_num_threads(),
-            "memory_bytes": psutil.virtual_memory().total,
+            "memory_bytes": total_bytes(),
             "system": platform.system(),
         },
         "code": code_digest(),

@@ -114,6 +114,7 @@ class _Planned:
             passing = parts["gradients, saved activations, logits"] + parts["backward pass"]
             return {
                 **parts,
+                **shape.copies(self.adapter),
                 "holes in the heap": int(_HOLES * passing),
                 "process: Python, libraries, data": self.process + _KERNELS,
             }
@@ -143,7 +144,8 @@ class _Planned:
         model = shape.config.model
         rates = probe(
             load_config(model.source, trust_remote_code=model.trust_remote_code), shape.config.adapter, typical,
-            dtype=shape.dtype, device=shape.device, packing=shape.config.train.packing, tokenizer=shape.tokenizer,
+            dtype=shape.dtype, device=shape.device, packing=shape.config.train.packing, prepacked=shape.prepacked > 0,
+            tokenizer=shape.tokenizer,
         )  # fmt: skip
         rows = sum(extent.logits for extent in extents) + sum(extent.logits for extent in judged) / 2
         updates = shape.work.steps * self.adapter.count()

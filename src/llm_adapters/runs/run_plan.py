@@ -20,6 +20,8 @@ from llm_adapters.model.quantization import NONE, check_quantization, stored_qua
 from llm_adapters.runs.manifest import data_digest, environment, peak_memory_bytes
 from llm_adapters.runs.training_data import TrainingData
 from llm_adapters.train import Team, TrainResult, check_trackers
+from llm_adapters.train.counting import WithoutNumbers
+from llm_adapters.train.options import ALONE, check_options
 from llm_adapters.train.sharding import is_sharded, refuse_quantised
 
 
@@ -123,6 +125,7 @@ def check_methods(config: RunConfig) -> None:
 
     Raises:
         SiteError, MethodError, ModelError, MissingExtraError: as loading and attaching would.
+        TrainingError: an option of the recipe that this adapter, or several processes, cannot have.
     """
     asked = config.model.quantization
     check_quantization(asked)
@@ -132,6 +135,10 @@ def check_methods(config: RunConfig) -> None:
     base = Base(model, find_sites(model))
     for method in config.adapter:
         method.count(base)
+    if any(getattr(config.train, option) for option in ALONE):
+        with WithoutNumbers():
+            adapter = Adapter.build("run", config.adapter, base)
+        check_options(config.train, adapter, Team.join().size)
 
 
 def learning_rate(config: RunConfig) -> float:

@@ -19,7 +19,6 @@ from llm_adapters.model.quantization import KINDS, stored_quantization
 from llm_adapters.runs.training_data import TrainingData
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.counting import count
-from llm_adapters.train.frozen_layers import states_bytes
 from llm_adapters.train.loss import labelled_tokens
 from llm_adapters.train.operations import Operations
 from llm_adapters.train.workload import Extent, Workload
@@ -135,17 +134,29 @@ class TrainingShape:
             "gradients, saved activations, logits": most.saved_bytes,
             "backward pass": most.peak_bytes - most.saved_bytes,
         }
-        settings, on_cpu = self.config.train, self.device.type == "cpu"
-        others = {
-            "the largest weight, dequantised": self.dequantised,
-            "base weights, in the layout of the kernels": bytes_to_train(self.model)
-            if on_cpu and not (self.dequantised or settings.compile)
-            else 0,
-            "hidden states below the adapter": states_bytes(self.examples, adapter.base.sites, self.dtype)
-            if on_cpu and settings.cache_frozen_layers
-            else 0,
-        }
-        return parts | {what: size for what, size in others.items() if size}
+        return parts | ({"the largest weight, dequantised": self.dequantised} if self.dequantised else {})
+
+    def copies(self, adapter: Any) -> dict[str, int]:
+        """Bytes that a training on this machine's CPU holds for speed; what they are depends on how much there is.
+
+        Args:
+            adapter: attached to ``model``.
+        """
+        settings = self.config.train
+        found = {}
+        if self.prepacked:
+            found["base weights, in the layout of the kernels"] = self.prepacked
+        if settings.cache_frozen_layers:
+            lengths = sorted((len(example.input_ids) for example in self.examples), reverse=True)
+            read = sum(lengths[: self.work.steps * settings.batch_size])
+            found["hidden states below the adapter"] = read * adapter.base.sites.width * self.dtype.itemsize
+        return found
+
+    @property
+    def prepacked(self) -> int:
+        """Bytes of weights that a training on a CPU copies into the layout of its kernels; 0 if it does not."""
+        plain = self.model.get_output_embeddings() if self.dequantised else self.model  # what no quantization replaces
+        return 0 if self.config.train.compile else bytes_to_train(plain)
 
     def operations(self) -> float:
         """Floating-point operations of all training steps, forward and backward, with what is attached."""

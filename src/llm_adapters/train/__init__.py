@@ -4,6 +4,7 @@ from llm_adapters.train.cohort import train_cohort
 from llm_adapters.train.failure import FAILED
 from llm_adapters.train.member import Member
 from llm_adapters.train.metrics import Metrics, RecentRate
+from llm_adapters.train.options import ALONE
 from llm_adapters.train.order import total_steps
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
@@ -11,6 +12,6 @@ from llm_adapters.train.trackers import check_trackers
 from llm_adapters.train.training import TrainResult, train
 
 __all__ = [
-    "FAILED", "Member", "Metrics", "RecentRate", "Stop", "Team", "TrainResult", "check_trackers", "total_steps",
-    "train", "train_cohort",
+    "ALONE", "FAILED", "Member", "Metrics", "RecentRate", "Stop", "Team", "TrainResult", "check_trackers",
+    "total_steps", "train", "train_cohort",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from llm_adapters.train.joint import Part, joint_gradients
 from llm_adapters.train.member import Member, Outcome, Seat
 from llm_adapters.train.memory import OutOfMemoryError, shrinking
 from llm_adapters.train.metrics import Metrics
+from llm_adapters.train.options import ALONE
 from llm_adapters.train.stepper import NotFinite, Numbered
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
@@ -60,6 +61,9 @@ def train_cohort(
         TrainingError: memory does not suffice for one row, or this is one of several processes.
     """
     team = Team.alone("a cohort")
+    for option in ALONE:
+        if any(getattr(member.settings, option) for member in members):
+            raise TrainingError(f"a cohort does not have train.{option}", mend=f"train.{option}=false")
     largest = max(member.settings.micro_batch or member.settings.batch_size for member in members)
     was_training = model.training
     seats: list[Seat] = []
@@ -115,6 +119,7 @@ class _Cohort:
                 batches=self.batches if self.seats else None,
             )  # fmt: skip
         self.seats.append(Seat(index, member, loop))
+        loop.stepper.open()
         self.batches.packed &= packed
 
     def run(self) -> None:

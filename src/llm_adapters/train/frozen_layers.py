@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,20 +13,19 @@ from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.forms import KeyValues, VirtualTokens
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import TrainingError
-from llm_adapters.model.memory import free_bytes
-from llm_adapters.model.sites import SiteMap
+from llm_adapters.model.memory import free_bytes, is_out_of_memory
+from llm_adapters.model.quantised_linears import quantised_linears
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.loss import summed_loss
-from llm_adapters.train.together import draws_of_its_own
+from llm_adapters.train.randomness import RandomState
 
 _SHARE = 0.5  # of the machine's free memory that the hidden states may take
-_TOLERANCE = {torch.float32: 1e-4}  # of a loss with them against one without; half precision rounds more
-_HALF = 2e-2
-_MEND = "train.cache_frozen_layers=false"
+_EXACT, _ROUNDED = 1e-4, 0.02  # of a loss with them against one without: in float32, and where more is rounded
+_MEND = "train.cache_frozen_layers=false (--force, if the run has begun)"
 
 
 def lowest_layer(adapter: Adapter) -> int:
-    """The first layer whose work depends on the adapter."""
+    """The first layer whose work depends on the adapter; 0 also for what stands before it."""
     found = [len(adapter.base.sites.blocks)]
     for part in adapter.parts():
         if isinstance(part, KeyValues):
@@ -36,88 +35,85 @@ def lowest_layer(adapter: Adapter) -> int:
     return min(found + [placed.site.layer or 0 for placed in adapter.placed()])
 
 
-def states_bytes(examples: Sequence[Encoded], sites: SiteMap, dtype: torch.dtype) -> int:
-    """Bytes of the hidden states of all examples before one layer."""
-    return sum(len(example.input_ids) for example in examples) * sites.width * dtype.itemsize
+def refuse_nothing_below(adapter: Adapter) -> None:
+    """Refuse an adapter below which no layer is.
+
+    Raises:
+        TrainingError: so it is.
+    """
+    if lowest_layer(adapter) == 0:
+        raise TrainingError(
+            "train.cache_frozen_layers: this adapter stands in layer 0 already, or before it, and nothing is below",
+            mend="an adapter in upper layers alone (adapter.layers=last:8), or train.cache_frozen_layers=false",
+        )
 
 
 class FrozenLayers:
-    """Hidden states (T, D) of every example before the lowest layer with an adapter, in the machine's memory.
+    """Hidden states (T, D) of examples before the lowest layer with an adapter, in the machine's memory.
 
-    They are computed from each example by itself, so they are the same bits however a training is interrupted.
+    Those of an example are computed when it is first wanted, by itself, so they are the same bits in whatever order
+    examples come and however often a training is interrupted.
 
     Args:
-        model: with the adapter, in training mode.
+        model: with the adapter.
         adapter: attached to it.
         batches: how examples go through it.
-        examples: by number.
-        note: told what was done.
+        examples: all that will be wanted, or more; no two threads ask for them.
+        most: tokens that may be wanted in all.
 
     Raises:
-        TrainingError: no layer is below the adapter, the base draws random numbers, the states do not fit into memory,
-            or a loss with them is another.
+        TrainingError: no layer is below the adapter; the layers draw random numbers, hand on more than hidden states,
+            or are another library's; or the states do not fit into memory.
     """
 
     def __init__(
-        self,
-        model: Any,
-        adapter: Adapter,
-        batches: Batches,
-        examples: Mapping[int, Encoded],
-        note: Callable[[str], None],
+        self, model: Any, adapter: Adapter, batches: Batches, examples: Sequence[Encoded], *, most: int
     ) -> None:
-        self._first = lowest_layer(adapter)
-        sites = adapter.base.sites
-        if self._first == 0:
+        refuse_nothing_below(adapter)
+        self._model, self._batches, self._device = model, batches, adapter.base.device
+        self._below = adapter.base.sites.blocks[: lowest_layer(adapter)]
+        if any("forward" in vars(block) for block in self._below):
             raise TrainingError(
-                "train.cache_frozen_layers: this adapter stands in layer 0 already, or before it, and nothing is below",
-                mend=f"adapter.layers=last:{max(1, len(sites.blocks) // 2)}, or {_MEND}",
+                "train.cache_frozen_layers: another library has put its own 'forward' into the layers", mend=_MEND
             )
-        if draws_of_its_own(model):
-            raise TrainingError(
-                "train.cache_frozen_layers: the base itself has dropout, so its layers never give the same twice",
-                mend=_MEND,
-            )
-        self._below = sites.blocks[: self._first]
-        needed = states_bytes(list(examples.values()), sites, adapter.base.dtype)
-        free = free_bytes(torch.device("cpu"))
+        needed, free = most * adapter.base.sites.width * adapter.base.dtype.itemsize, free_bytes(torch.device("cpu"))
         if needed > _SHARE * free:
             raise TrainingError(
                 f"train.cache_frozen_layers: the hidden states of all examples take {needed / 1e9:.1f} GB, "
                 f"{free / 1e9:.1f} GB are free, of which half is for them",
                 mend=_MEND,
             )
-        self._others: int | None = None  # what a layer gives beside hidden states, if it gives a tuple
-        self._states = {number: self._computed(model, batches, example) for number, example in examples.items()}
-        self._try(model, batches, examples)
-        note(
-            f"layers 0 to {self._first - 1} have no adapter: computed once for all {len(examples)} examples "
-            f"({needed / 1e6:.0f} MB)"
-        )
+        self._states: dict[int, Tensor] = {}  # by the example's identity: callers keep their examples
+        self._beside: int | None = None  # what a layer gives beside hidden states, if it gives a tuple
+        self._refuse_draws(examples[0])
+        self._try(examples[:2])
 
     @contextmanager
-    def standing_in(self, numbers: Sequence[int], mask: Tensor | None) -> Iterator[None]:
+    def standing_in(self, examples: Sequence[Encoded], mask: Tensor | None) -> Iterator[None]:
         """While it lasts, the states of these examples, in the order of the batch, stand in for the layers below.
 
         Args:
-            numbers: of the examples.
+            examples: of the batch.
             mask: (B, T), 1 at their tokens; None where all tokens are.
         """
-        states = torch.cat([self._states[number] for number in numbers])
+        for example in examples:
+            if id(example) not in self._states:
+                self._states[id(example)] = self._computed(example)
+        states = torch.cat([self._states[id(example)] for example in examples])
 
-        def as_given(hidden: Tensor) -> Any:
-            return (hidden, *[None] * self._others) if self._others is not None else hidden
+        def given(hidden: Tensor) -> Any:
+            return hidden if self._beside is None else (hidden, *[None] * self._beside)
 
         def skipped(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
-            return as_given(hidden_states)
+            return given(hidden_states)
 
         def known(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
             own = states.to(hidden_states.device)
             if mask is None:
-                return as_given(own.view_as(hidden_states))
+                return given(own.view_as(hidden_states))
             filled = torch.zeros_like(hidden_states)
             filled[mask.bool()] = own
-            return as_given(filled)
+            return given(filled)
 
         for block in self._below:
             vars(block)["forward"] = known if block is self._below[-1] else skipped
@@ -128,41 +124,56 @@ class FrozenLayers:
                 del vars(block)["forward"]
 
     @torch.no_grad()
-    def _computed(self, model: Any, batches: Batches, example: Encoded) -> Tensor:
+    def _computed(self, example: Encoded) -> Tensor:
         """The states of one example; the layers above are not run."""
         found: list[Tensor] = []
 
         def reached(_module: Any, _args: Any, output: Any) -> None:
-            self._others = len(output) - 1 if isinstance(output, tuple) else None
+            self._beside = len(output) - 1 if isinstance(output, tuple) else None
             found.append(output[0] if isinstance(output, tuple) else output)
             raise _Reached
 
         handle = self._below[-1].register_forward_hook(reached)
         try:
-            with suppress(_Reached), batches.in_force():
-                summed_loss(model, batches.tensors([example]))
+            with suppress(_Reached), self._batches.in_force():
+                summed_loss(self._model, self._batches.tensors([example]))
         finally:
             handle.remove()
-        return found[0].view(-1, found[0].shape[-1]).to("cpu", copy=True)
+        return found[0].flatten(0, -2).to("cpu", copy=True)
+
+    def _refuse_draws(self, example: Encoded) -> None:
+        before = RandomState.take(self._device)
+        self._computed(example)
+        after = RandomState.take(self._device)
+        before.restore()
+        if any(not torch.equal(before.tensors[kind], after.tensors[kind]) for kind in before.tensors):
+            raise TrainingError(
+                "train.cache_frozen_layers: the layers below the adapter have dropout, so they never give the same "
+                "twice",
+                mend=_MEND,
+            )
 
     @torch.no_grad()
-    def _try(self, model: Any, batches: Batches, examples: Mapping[int, Encoded]) -> None:
+    def _try(self, examples: Sequence[Encoded]) -> None:
         """Layers may hand on more than hidden states; then a loss without those below is another."""
-        numbers = list(examples)[:2]
-        tensors = batches.tensors([examples[number] for number in numbers])
-        was_training = model.training
-        model.eval()  # so that the adapter draws nothing
+        tensors = self._batches.tensors(examples)
+        was_training, quantised = self._model.training, quantised_linears(self._model)
+        self._model.eval()  # so that the adapter draws nothing
+        for module in quantised:  # as they train: bitsandbytes evaluates in 8 bits
+            module.train()
         try:
-            with batches.in_force():
-                expected = float(summed_loss(model, tensors))
-                try:
-                    with self.standing_in(numbers, tensors.get("attention_mask")):
-                        found = float(summed_loss(model, tensors))
-                except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as failure:
-                    raise self._refused(f"({failure})") from failure
+            with self._batches.in_force():
+                expected = float(summed_loss(self._model, tensors))
+            with self.standing_in(examples, tensors.get("attention_mask")), self._batches.in_force():
+                found = float(summed_loss(self._model, tensors))
+        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as failure:
+            if is_out_of_memory(failure):
+                raise
+            raise self._refused(f"({failure})") from failure
         finally:
-            model.train(was_training)
-        if not abs(found - expected) <= _TOLERANCE.get(model.dtype, _HALF) * abs(expected):
+            self._model.train(was_training)
+        exact = self._model.dtype == torch.float32 and not quantised
+        if not abs(found - expected) <= (_EXACT if exact else _ROUNDED) * abs(expected):
             raise self._refused(f"(a loss of {found:g} instead of {expected:g})")
 
     def _refused(self, what: str) -> TrainingError:

@@ -117,11 +117,6 @@ class Loop:
                 + (f", and the last good checkpoint is '{last}'" if last else ""),
                 mend="look at these rows; a lower learning rate (train.learning_rate), max_grad_norm, or float32",
             )
-        if type(failure).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            return TrainingError(
-                f"torch.compile failed in step {step}: {str(failure).strip().splitlines()[0]}",
-                mend="train.compile=false; on a CPU it needs a C++ compiler",
-            )
         if is_out_of_memory(failure):
             return TrainingError(
                 f"out of memory in the optimiser's step {step}, which no smaller micro-batch mends",
@@ -171,7 +166,8 @@ class Loop:
 
     def _accuracy(self) -> float:
         assert self.accuracy is not None
-        return self.accuracy()
+        with self.stepper.uncompiled():
+            return self.accuracy()
 
     def _validation_losses(self, size: int) -> dict[int, float]:
         assert self.validation is not None

@@ -50,6 +50,7 @@ def probe(
     dtype: torch.dtype,
     device: torch.device,
     packing: bool,
+    prepacked: bool = True,
     tokenizer: Any = None,
     rounds: int = 3,
 ) -> Rates:
@@ -61,13 +62,15 @@ def probe(
         pieces: micro-batches like those of the training.
         dtype, device: of the base.
         packing: whether to pack if the model can.
+        prepacked: whether frozen weights are copied into the layout of the processor's kernels.
         tokenizer: needed only to initialise virtual tokens from text.
         rounds: measurements of every micro-batch, of which the median counts; the depths take turns.
     """
     everywhere = [m.model_copy(update={"layers": "all"}) if "layers" in type(m).model_fields else m for m in methods]
     deep = min(DEEP, int(config.get_text_config(decoder=True).num_hidden_layers))
     one, more = (
-        _Shallow(config, depth, everywhere, dtype, device, packing=packing, tokenizer=tokenizer) for depth in (1, deep)
+        _Shallow(config, depth, everywhere, dtype, device, packing=packing, prepacked=prepacked, tokenizer=tokenizer)
+        for depth in (1, deep)
     )
     for each in (one, more):
         each.seconds(pieces[0])  # the first pass prepares kernels and memory
@@ -102,6 +105,7 @@ class _Shallow:
         device: torch.device,
         *,
         packing: bool,
+        prepacked: bool,
         tokenizer: Any,
     ) -> None:
         self.methods, self.tokenizer, self.config = methods, tokenizer, shallow_config(config, depth)
@@ -109,7 +113,7 @@ class _Shallow:
             self.model = AutoModelForCausalLM.from_config(self.config, dtype=dtype)
         self.adapter = attach(self.model, list(methods), "probe", tokenizer=tokenizer)
         self.model.train()
-        self.batches = Batches(self.model, pad_id=0, device=device, packed=packing)
+        self.batches = Batches(self.model, pad_id=0, device=device, packed=packing, prepacked=prepacked)
         self.device = device
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), fused=True)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from llm_adapters.adapters.adapter import Adapter
-from llm_adapters.adapters.attach import engine_of
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import TrainingError
@@ -23,6 +22,9 @@ from llm_adapters.train.randomness import RandomState
 from llm_adapters.train.schedule import scheduler
 from llm_adapters.train.sharding import is_sharded, shard
 from llm_adapters.train.team import Team
+
+_KINDS = 64
+"""Kinds of layers and numbers of packed documents that may be compiled; torch's own limit of 8 falls back silently."""
 
 
 class Numbered(NamedTuple):
@@ -86,39 +88,63 @@ class Stepper:
             self.parameters, lr=learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.schedule = scheduler(self.optimizer, steps=steps, warmup=settings.warmup, schedule=settings.schedule)
-        self.checkpointed = bool(getattr(self.plain, "is_gradient_checkpointing", False))
-        if settings.gradient_checkpointing:
-            self.plain.gradient_checkpointing_enable({"use_reentrant": False})
         self.frozen: FrozenLayers | None = None
-        self.compiled = adapter.base.sites.blocks if settings.compile else ()
-        if settings.cache_frozen_layers:
-            self.compiled = self.compiled[lowest_layer(adapter) :]
-        for block in self.compiled:
-            block.compile(dynamic=True)  # layers of one kind share what is compiled
-        if self.compiled:
-            self._compile_hooks(True)
+        self.compiled: Sequence[Any] = ()
+        self.adapter, self._opened = adapter, ExitStack()
 
-    def _compile_hooks(self, compiled: bool) -> None:
-        engine = engine_of(self.plain)
-        engine.compiled = compiled
-        engine.rebuild()
-
-    def cache_frozen_layers(self, adapter: Adapter, rows: Sequence[Numbered]) -> None:
-        """Compute what the layers below the adapter give for these rows, which all steps then begin with.
-
-        Raises:
-            TrainingError: they cannot stand in for the layers.
-        """
-        self.frozen = FrozenLayers(self.model, adapter, self.batches, {row.row: row.example for row in rows}, self.note)
+    def open(self) -> None:
+        """Set the model up for the steps, until :meth:`close`: checkpointing, compiled layers."""
+        if self.settings.gradient_checkpointing and not getattr(self.plain, "is_gradient_checkpointing", False):
+            self.plain.gradient_checkpointing_enable({"use_reentrant": False})
+            self._opened.callback(self.plain.gradient_checkpointing_disable)
+        if self.settings.compile:
+            self._opened.enter_context(self._compiled())
 
     def close(self) -> None:
         """Leave the model as it was found; a sharded base stays so."""
-        if self.settings.gradient_checkpointing and not self.checkpointed:
-            self.plain.gradient_checkpointing_disable()
+        self._opened.close()
+
+    def cache_frozen_layers(self, rows: Sequence[Numbered], steps: int) -> None:
+        """Keep what the layers below the adapter give for these rows, of which so many steps are taken.
+
+        Raises:
+            TrainingError: it cannot stand in for the layers.
+        """
+        lengths = sorted((len(row.example.input_ids) for row in rows), reverse=True)
+        most = sum(lengths[: steps * self.settings.batch_size])
+        self.frozen = FrozenLayers(self.model, self.adapter, self.batches, [row.example for row in rows], most=most)
+        above = lowest_layer(self.adapter)
+        self.note(f"layers 0 to {above - 1} have no adapter: they are computed once for each example")
+
+    @contextmanager
+    def _compiled(self) -> Iterator[None]:
+        """While it lasts, the layers are compiled; those of one kind share what is compiled."""
+        first = lowest_layer(self.adapter) if self.settings.cache_frozen_layers else 0
+        self.compiled = self.adapter.base.sites.blocks[first:]
+        before = [block._compiled_call_impl for block in self.compiled]
+        torch._dynamo.reset()  # what earlier trainings of this process compiled counts against the limit
+        try:
+            with torch._dynamo.config.patch(recompile_limit=_KINDS):
+                for block in self.compiled:
+                    block.compile(dynamic=True)
+                yield
+        finally:
+            for block, call in zip(self.compiled, before, strict=True):
+                block._compiled_call_impl = call
+            self.compiled = ()
+            torch._dynamo.reset()
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """While it lasts, compiled layers are plain ones: decoding would compile them anew for its cache."""
+        compiled = [block._compiled_call_impl for block in self.compiled]
         for block in self.compiled:
             block._compiled_call_impl = None
-        if self.compiled:
-            self._compile_hooks(False)
+        try:
+            yield
+        finally:
+            for block, call in zip(self.compiled, compiled, strict=True):
+                block._compiled_call_impl = call
 
     def passes(self) -> AbstractContextManager[None]:
         """What passes through the model stand in: over a sharded base no process can do without the others."""
@@ -211,7 +237,7 @@ class Stepper:
         suspects: list[int] = []
         for piece, weight in pieces:
             tensors = self.batches.tensors([row.example for row in piece])
-            with self.passes(), self.batches.in_force(), self._below(piece, tensors):
+            with self.passes(), self._below(piece, tensors), self.batches.in_force():
                 loss = summed_loss(self.model, tensors) * weight / total
                 loss.backward()
             value = float(loss.detach())
@@ -224,4 +250,4 @@ class Stepper:
         """What stands in for the layers below the adapter, if that is known."""
         if self.frozen is None:
             return nullcontext()
-        return self.frozen.standing_in([row.row for row in piece], tensors.get("attention_mask"))
+        return self.frozen.standing_in([row.example for row in piece], tensors.get("attention_mask"))

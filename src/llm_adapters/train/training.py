@@ -21,6 +21,7 @@ from llm_adapters.train.checkpoint import Checkpoints
 from llm_adapters.train.loop import Loop
 from llm_adapters.train.loss import labelled_tokens
 from llm_adapters.train.metrics import Metrics
+from llm_adapters.train.options import check_options
 from llm_adapters.train.order import Order, total_steps
 from llm_adapters.train.position import Position
 from llm_adapters.train.randomness import seed_all
@@ -130,9 +131,15 @@ def train(
         was_training = model.training
         model.train()
         try:
+            loop.stepper.open()
             if settings.cache_frozen_layers:
-                loop.stepper.cache_frozen_layers(adapter, loop.examples)
+                loop.stepper.cache_frozen_layers(loop.examples, loop.steps)
             loop.run(folder / "metrics.jsonl", on_step)
+        except RuntimeError as failure:
+            told = compiler_failure(failure)
+            if told is None:
+                raise
+            raise told from failure
         finally:
             loop.stepper.close()
             model.train(was_training)
@@ -174,12 +181,7 @@ def prepare(
         raise TrainingError(
             "train.best_by: accuracy needs a measure of it", mend="pass accuracy=, or train.best_by=loss"
         )
-    for option in ("compile", "cache_frozen_layers"):
-        if getattr(settings, option) and team.size > 1:
-            raise TrainingError(
-                f"train.{option} is for a training in one process, and this is one of {team.size}",
-                mend=f"train.{option}=false",
-            )
+    check_options(settings, adapter, team.size)
     steps = total_steps(len(kept), settings)
     recipe = json.dumps([settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), learning_rate, seed])
     identity = {
@@ -207,6 +209,17 @@ def prepare(
         stop=stop or Stop(),
         note=note,
         team=team,
+    )
+
+
+def compiler_failure(failure: RuntimeError) -> TrainingError | None:
+    """What the user is told when torch.compile failed; None if it was something else."""
+    if not type(failure).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return None
+    cause = getattr(failure, "inner_exception", failure)
+    return TrainingError(
+        f"torch.compile failed: {str(cause).strip().partition(chr(10))[0]}",
+        mend="train.compile=false (--force, if the run has begun); on a CPU it needs a C++ compiler",
     )
 
 
