@@ -19,7 +19,7 @@ def parameters(run: Run) -> float:
 
 
 def memory(run: Run) -> float:
-    """Peak memory in GiB: of the GPU if there was one, else of the process, which may have held other runs before."""
+    """Peak memory in GiB: of the GPU if there was one, else of the process."""
     return float(run.manifest["peak_memory_bytes"]) / GIB
 
 
@@ -58,8 +58,8 @@ def cost(points: Sequence[Configuration]) -> Table:
     return Table(
         "cost", "Cost", heads, rows,
         "Means over the seeds. Losses: mean over the first and the last tenth of the steps. Peak memory is that of the "
-        "GPU, or without one of the whole process, runs before it included. Times of runs that shared a machine are "
-        "no measure of a method.",
+        "GPU, or without one of the whole process, with what its heap kept of runs before. Times of runs that shared a "
+        "machine are no measure of a method.",
     )  # fmt: skip
 
 

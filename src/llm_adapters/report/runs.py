@@ -8,6 +8,7 @@ from llm_adapters.report.collect import SEED, Collected, Run
 from llm_adapters.report.cost import memory, parameters, seconds
 from llm_adapters.report.pooled import MEAN, Configuration, protocols, results
 from llm_adapters.report.table import Cell, Number, Table, percent, share
+from llm_adapters.report.validation import loss_of
 
 
 def run_table(found: Collected, points: Sequence[Configuration]) -> Table:
@@ -29,11 +30,12 @@ def run_table(found: Collected, points: Sequence[Configuration]) -> Table:
             Number(parameters(run), f"{parameters(run):,.0f}"), Number(seconds(run), f"{seconds(run):,.1f}"),
             Number(memory(run), f"{memory(run):.2f}"),
             Number(run.manifest["training"]["last_loss"], f"{run.manifest['training']['last_loss']:.3f}"),
+            None if (judged := loss_of(run)) is None else Number(judged, f"{judged:.3f}"),
             None if forgetting is None else Number(forgetting, f"{forgetting:+.3f}"),
         ])  # fmt: skip
     heads = [
         "trial", *axes, "seed", "accuracy", "change, points", "unparsed", "trained parameters", "training, s",
-        "peak memory, GiB", "last loss", "forgetting, nats",
+        "peak memory, GiB", "last loss", "validation loss", "forgetting, nats",
     ]  # fmt: skip
     note = (
         f"Accuracy: mean over the sets, protocol {protocol}, in percent with 95 % intervals for the choice of rows; "

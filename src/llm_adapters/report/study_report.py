@@ -23,6 +23,7 @@ from llm_adapters.report.runs import run_table, unfinished_table
 from llm_adapters.report.section import Section, as_latex, as_markdown
 from llm_adapters.report.significance import significance
 from llm_adapters.report.table import Table, as_csv
+from llm_adapters.report.validation import validation
 from llm_adapters.study.trials import StudyRecord, TrialRecord
 
 FOLDER = "report"
@@ -98,7 +99,7 @@ def write_run_page(folder: Path) -> Path:
 
 def _sections(found: Collected, points: Sequence[Configuration], runs: Table, model: str | None) -> list[Section]:
     """All but the summary; a section without content is left out."""
-    further = (significance(points), contamination(points), cost(points), forgetting(points))
+    further = (significance(points), validation(points), contamination(points), cost(points), forgetting(points))
     waiting = unfinished_table(found)
     sections = [
         Section("Accuracy", (), accuracy_tables(points, model) if protocols(points) else ()),
