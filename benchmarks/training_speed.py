@@ -79,6 +79,9 @@ def planned(options: argparse.Namespace, base: Path) -> dict[str, Any]:
     model, tokenizer = la.load_model()
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
+    written = json.loads((base / "config.json").read_text())
+    written.setdefault("rope_theta", written.get("rope_parameters", {}).get("rope_theta"))  # for transformers 4
+    (base / "config.json").write_text(json.dumps(written))
     template = get_template("alpaca")
     encoded = [
         template.encode(
@@ -94,6 +97,7 @@ def planned(options: argparse.Namespace, base: Path) -> dict[str, Any]:
         "method": options.method,
         "micro_batch": options.micro_batch,
         "base": str(base),
+        "pad": tokenizer.pad_token_id,
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
         "batches": [examples[i : i + BATCH] for i in range(0, len(examples), BATCH)],
@@ -148,17 +152,9 @@ def ours(plan: dict[str, Any]) -> tuple[list[float], float]:
 
 
 def trainer(plan: dict[str, Any]) -> tuple[list[float], float]:
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        DataCollatorForSeq2Seq,
-        Trainer,
-        TrainerCallback,
-        TrainingArguments,
-    )
+    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
     model = AutoModelForCausalLM.from_pretrained(plan["base"], dtype=getattr(torch, plan["dtype"]))
-    tokenizer = AutoTokenizer.from_pretrained(plan["base"])
     base: Any = Trainer
     if plan["method"] == "lora":
         from peft import LoraConfig, get_peft_model
@@ -197,9 +193,26 @@ def trainer(plan: dict[str, Any]) -> tuple[list[float], float]:
             save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
         )  # fmt: skip
         rows = [row for batch in plan["batches"] for row in batch]
-        collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
-        InOrder(model=model, args=settings, train_dataset=rows, data_collator=collator, callbacks=[Watch()]).train()
+        InOrder(
+            model=model, args=settings, train_dataset=rows, callbacks=[Watch()],
+            data_collator=lambda batch: padded(batch, plan["pad"]),
+        ).train()  # fmt: skip
     return losses, times[-1] - times[0]
+
+
+def padded(batch: list[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
+    """What the usual collator makes of a batch; the tokenizer of one transformers cannot be read by another."""
+    width = max(len(row["input_ids"]) for row in batch)
+
+    def column(name: str, filler: int) -> torch.Tensor:
+        return torch.tensor([row[name] + [filler] * (width - len(row[name])) for row in batch])
+
+    mask = [[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in batch]
+    return {
+        "input_ids": column("input_ids", pad),
+        "labels": column("labels", -100),
+        "attention_mask": torch.tensor(mask),
+    }
 
 
 def same_start(parameters: Any, first: str, second: str) -> None:
