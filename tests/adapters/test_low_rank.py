@@ -1,0 +1,69 @@
+"""A LoRA that adds itself gives what the formula gives, forward and backward, in place or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import llm_adapters as la
+from llm_adapters.adapters.forms import LowRank
+from tiny import put_on, small, tiny_model
+
+OUTS = ["whole", "strided", "flat", "no rows"]
+FROZEN = ["nothing", "out", "x", "A", "B"]
+
+
+def _given(kind: str, frozen: str) -> tuple[Tensor, Tensor, LowRank]:
+    torch.manual_seed(0)
+    form = LowRank(6, 10, 3, scale=1.7)
+    nn.init.normal_(form.B)
+    shape = {"flat": (7,), "no rows": (0,)}.get(kind, (2, 4))
+    x = torch.randn(*shape, 6, requires_grad=frozen != "x")
+    out = torch.randn(*shape, 10) if kind != "strided" else torch.randn(*shape, 20)[..., ::2]
+    form.A.requires_grad_(frozen != "A")
+    form.B.requires_grad_(frozen != "B")
+    return out.requires_grad_(frozen != "out"), x, form
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("kind", OUTS)
+@pytest.mark.parametrize("frozen", FROZEN)
+def test_gradients_are_those_of_the_formula(kind: str, frozen: str, fresh: bool) -> None:
+    out, x, form = _given(kind, frozen)
+    wanted = [each for each in (out, x, form.A, form.B) if each.requires_grad]
+    expected = out + form.scale * (x @ form.A.t()) @ form.B.t()
+    outer = torch.randn(expected.shape)
+    gradients = torch.autograd.grad(expected, wanted, outer)
+    before = out.detach().clone()
+    found = form.add_to(out * 1, x, fresh=fresh)  # as a linear map gives it: no leaf
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(out, before)
+    for here, there in zip(torch.autograd.grad(found, wanted, outer), gradients, strict=True):
+        torch.testing.assert_close(here, there)
+    with torch.no_grad():
+        torch.testing.assert_close(form.add_to(out.detach().clone(), x, fresh=fresh), expected)
+
+
+@pytest.mark.parametrize("kind", OUTS)
+def test_a_second_form_may_overwrite_what_the_first_gave(kind: str) -> None:
+    out, x, form = _given(kind, "nothing")
+    twice = form.add_to(form.add_to(out, x, fresh=False), x, fresh=True)
+    torch.testing.assert_close(twice, out + 2 * form(x))
+    twice.sum().backward()
+    assert form.B.grad is not None
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom"])
+def test_two_on_one_model_in_half_precision(family: str) -> None:
+    model: Any = tiny_model(family).bfloat16()
+    for name in ("a", "b"):
+        put_on(model, small("lora"), name)
+    ids = torch.arange(3, 15)[None]
+    logits = model(ids).logits.float()
+    logits.square().mean().backward()
+    parameters = [p for adapter in la.attached(model).values() for p in adapter.parameters()]
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in parameters)
+    assert any(bool(p.grad.any()) for p in parameters if p.grad is not None)
