@@ -42,7 +42,10 @@ def test_rows_come_and_go_beside_a_prefix() -> None:
     slab, prefix, first = SlabLayer(), _states(7), _states(3)
     slab.update(*first)
     slab.behind(*prefix)
-    slab.batch_select_indices(torch.tensor([0, 2]))
+    slab.keep([0, 2], [3, 3])
+    for states in slab._slabs:
+        states[slab.count :] = float("nan")  # what memory may hold where no row is
+    assert torch.equal(slab.keys, first[0][[0, 2]])
     slab.reserve(ROWS, 9)  # a longer row comes: the columns on its left have been a margin
     assert torch.isfinite(slab.keys).all()
     assert slab.keys.shape == (ROWS, HEADS, 9, KEY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from llm_adapters.generate.prefill import Filled, Prefill, Prompt
 from llm_adapters.generate.sampling import Sampling
 from llm_adapters.generate.slab import SlabLayer
 from llm_adapters.model.prepacked import Prepacked
+from llm_adapters.model.row_blocks import Block, blocks_of, reading_by_blocks
 
 _SHARE = 8  # prompts are taken in, and empty places away, when an eighth is empty: both are work for the whole batch
 
@@ -67,8 +68,9 @@ class Row:
 class Batch:
     """Rows that are decoded together, and those that wait.
 
-    A finished row leaves an empty place (None), which goes on computing until a prompt takes it or the batch is
-    made smaller: moving the cache for every finished row would cost more.
+    A finished row leaves an empty place (None), which goes on computing until there are enough of them: moving the
+    cache for every finished row would cost more. Then the others move up, and prompts that wait come behind them, so
+    that rows which have written alike stand together.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Batch:
         self.rows: list[Row | None] = []
         self.cache = Cache(layer_class_to_replicate=SlabLayer)
         self.mask = torch.zeros(0, 0, dtype=torch.long, device=self.device)  # (B, columns of the cache)
+        self.blocks: list[Block] = []  # of rows, by the columns that they see first; a step does not change these
 
     @property
     def live(self) -> int:
@@ -130,7 +133,7 @@ class Batch:
 
     @torch.inference_mode()
     def take_in(self) -> None:
-        """Give empty places to waiting prompts, or take the places away when there are many.
+        """Take places away when many are empty, for prompts that wait or for none.
 
         A prompt stays first in line until it has its place, so that none is lost when memory runs out.
         """
@@ -150,6 +153,7 @@ class Batch:
             new += candidates[:count]
             if not self.measured:
                 self._measure(groups[-1])
+        self._move_up()
         for _ in new:
             self.waiting.popleft()
         self._join(new, groups)
@@ -170,7 +174,8 @@ class Batch:
         some = next(row for row in self.rows if row)
         written = torch.tensor([[row is not None] for row in self.rows], device=self.device)
         mask = torch.cat([self.mask, written.long()], dim=1)
-        logits = self._forward(ids, mask, self.cache, [(row or some).route for row in self.rows])
+        with reading_by_blocks(self.model, self.blocks, mask.shape[1]):
+            logits = self._forward(ids, mask, self.cache, [(row or some).route for row in self.rows])
         self.mask = mask
         if self.sampling is None:
             chosen = logits.argmax(-1)
@@ -211,20 +216,15 @@ class Batch:
         return finished
 
     def _join(self, new: list[Row], groups: list[Filled]) -> None:
-        """Put prefilled rows into empty places, their newest columns under those of the others."""
+        """Put prefilled rows behind the others, their newest columns under theirs."""
         if not self.live:
             self._clear()
-        places = [i for i, row in enumerate(self.rows) if row is None][: len(new)]
-        more = len(new) - len(places)
-        places += range(len(self.rows), len(self.rows) + more)
-        self.rows += [None] * more
-        for place, row in zip(places, new, strict=True):
-            self.rows[place] = row
+        places = range(len(self.rows), len(self.rows) + len(new))
+        self.rows += new
         lengths = torch.tensor([len(row.tokens) - 1 for row in new], device=self.device)
         columns = max(int(lengths.max()), self.mask.shape[1])
-        self.mask = nn.functional.pad(self.mask, (columns - self.mask.shape[1], 0, 0, more))
         seen = torch.arange(columns, 0, -1, device=self.device) <= lengths[:, None]
-        self.mask[torch.tensor(places, device=self.device)] = seen.long()
+        self.mask = torch.cat([nn.functional.pad(self.mask, (columns - self.mask.shape[1], 0)), seen.long()])
         self._fill(places, groups, columns)
 
     def _fill(self, places: Sequence[int], groups: list[Filled], columns: int) -> None:
@@ -232,8 +232,7 @@ class Batch:
         some = next((group.layers for group in groups if group.layers), None)
         if some and not self.cache.layers:
             self.cache = Cache(layers=[SlabLayer.empty(*states) for states in some])
-        for i, slab in enumerate(self.cache.layers):
-            assert isinstance(slab, SlabLayer)
+        for i, slab in enumerate(self._slabs()):
             slab.reserve(len(self.rows), columns)
             free = iter(places)
             for group in groups:
@@ -245,14 +244,28 @@ class Batch:
 
     def _tidy(self) -> None:
         """Take away places, when many are empty, and columns that no row sees."""
-        filled = [i for i, row in enumerate(self.rows) if row is not None]
-        empty = len(self.rows) - len(filled)
+        empty = len(self.rows) - self.live
         if empty and empty * _SHARE >= len(self.rows):
-            kept = torch.tensor(filled, dtype=torch.long, device=self.device)
-            self.rows, self.mask = [self.rows[i] for i in filled], self.mask[kept]
-            self.cache.batch_select_indices(kept)
+            self._move_up()
         unseen = int(self.mask.any(0).int().argmax()) if self.mask.numel() else 0
         self.mask = self.mask[:, unseen:]
-        for slab in self.cache.layers if unseen else ():
-            assert isinstance(slab, SlabLayer)
+        for slab in self._slabs() if unseen else ():
             slab.drop_left(unseen)
+        # Where a call costs more than what it reads, on a GPU, one block is best.
+        apart = self.device.type == "cpu" and self.mask.shape[1]
+        self.blocks = blocks_of(self.mask.argmax(1).tolist()) if apart else []
+
+    def _move_up(self) -> None:
+        """Take all empty places away."""
+        filled = [(i, row) for i, row in enumerate(self.rows) if row is not None]
+        if len(filled) == len(self.rows):
+            return
+        places = [i for i, _ in filled]
+        for slab in self._slabs():
+            slab.keep(places, [len(row.tokens) - 1 for _, row in filled])
+        self.rows, self.mask = [row for _, row in filled], self.mask[places]
+
+    def _slabs(self) -> Iterator[SlabLayer]:
+        for slab in self.cache.layers:
+            assert isinstance(slab, SlabLayer)
+            yield slab

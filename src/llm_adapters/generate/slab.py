@@ -1,7 +1,8 @@
-"""A key–value cache for continuous batching: written in place, right-aligned, rows replaced while others go on."""
+"""A key–value cache for continuous batching: written in place, right-aligned; rows leave and come while others stay."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +12,9 @@ _ROOM = 128  # columns allocated ahead; on a CPU they take no memory before they
 
 
 class SlabLayer(DynamicLayer):
-    """One layer's keys and values in one allocation of (B, H, capacity, d); columns ``low`` to ``high`` are in use.
+    """One layer's keys and values in one allocation of (rows, H, capacity, d), of which some are in use.
+
+    These are the first ``count`` rows, and columns ``low`` to ``high``.
 
     Where :class:`DynamicLayer` copies everything for every token, this writes one column. When the columns run out,
     what is in use moves to the front of a new allocation. Columns left of ``low`` are free for a prefix.
@@ -30,7 +33,7 @@ class SlabLayer(DynamicLayer):
         return layer
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.low = self.high = 0
+        self.low = self.high = self.count = 0
         self._slabs: list[Tensor] = []
         super().lazy_initialization(key_states, value_states)
 
@@ -39,10 +42,11 @@ class SlabLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         new = key_states.shape[2]
+        self.count = key_states.shape[0]
         if not self._slabs or self.high + new > self._slabs[0].shape[2]:
             self._allocate(key_states, value_states, self.high - self.low + new + _ROOM)
         for slab, states in zip(self._slabs, (key_states, value_states), strict=True):
-            slab[:, :, self.high : self.high + new] = states
+            slab[: self.count, :, self.high : self.high + new] = states
         self.high += new
         self._show()
         return self.keys, self.values
@@ -56,9 +60,9 @@ class SlabLayer(DynamicLayer):
             self._show()
         begin = self.low - length
         for slab, states in zip(self._slabs, (keys, values), strict=True):
-            slab[:, :, begin : self.low] = states
-        used = slice(begin, self.high)
-        return self._slabs[0][:, :, used], self._slabs[1][:, :, used]
+            slab[: self.count, :, begin : self.low] = states
+        rows, used = slice(self.count), slice(begin, self.high)
+        return self._slabs[0][rows, :, used], self._slabs[1][rows, :, used]
 
     def reserve(self, rows: int, columns: int) -> None:
         """Hold ``rows`` rows and at least ``columns`` columns in use: new ones stand below and on the left."""
@@ -71,9 +75,12 @@ class SlabLayer(DynamicLayer):
             ]
             for new, slab in zip(fresh, self._slabs, strict=True):
                 new[:, :, : missing + self.high] = 0  # masked, but no chance value may be infinite
-                new[:old, :, missing : missing + self.high] = slab[:, :, : self.high]
+                new[: self.count, :, missing : missing + self.high] = slab[: self.count, :, : self.high]
             self._slabs, self.low, self.high = fresh, self.low + missing, self.high + missing
-        self.low = min(self.low, self.high - columns)
+        else:
+            for slab in self._slabs:
+                slab[self.count : rows, :, : self.high] = 0  # no row was there when these columns were written
+        self.low, self.count = min(self.low, self.high - columns), rows
         self._show()
 
     def put(self, row: int, keys: Tensor, values: Tensor) -> None:
@@ -87,15 +94,13 @@ class SlabLayer(DynamicLayer):
         self.low += columns
         self._show()
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep only the rows ``indices``."""
-        used, begin = self.high - self.low, self.margin
-        columns = begin + used + _ROOM
-        fresh = [slab.new_empty(len(indices), slab.shape[1], columns, slab.shape[3]) for slab in self._slabs]
-        for new, slab in zip(fresh, self._slabs, strict=True):
-            new[:, :, :begin] = 0  # some day masked columns, of which no chance value may be infinite
-            new[:, :, begin : begin + used] = slab[:, :, self.low : self.high][indices.to(slab.device)]
-        self._slabs, self.low, self.high = fresh, begin, begin + used
+    def keep(self, rows: Sequence[int], seen: Sequence[int]) -> None:
+        """Move some rows, in rising order, to the front; each takes along as many newest columns as it sees."""
+        for slab in self._slabs:
+            for place, (row, columns) in enumerate(zip(rows, seen, strict=True)):
+                if place != row:
+                    slab[place, :, self.high - columns : self.high] = slab[row, :, self.high - columns : self.high]
+        self.count = len(rows)
         self._show()
 
     def _allocate(self, keys: Tensor, values: Tensor, columns: int) -> None:
@@ -104,8 +109,8 @@ class SlabLayer(DynamicLayer):
         fresh = [states.new_empty(*states.shape[:2], columns, states.shape[3]) for states in (keys, values)]
         for new, old in zip(fresh, self._slabs, strict=False):
             new[:, :, :begin] = 0
-            new[:, :, begin : begin + used] = old[:, :, self.low : self.high]
+            new[:, :, begin : begin + used] = old[: self.count, :, self.low : self.high]
         self._slabs, self.low, self.high = fresh, begin, begin + used
 
     def _show(self) -> None:
-        self.keys, self.values = (slab[:, :, self.low : self.high] for slab in self._slabs)
+        self.keys, self.values = (slab[: self.count, :, self.low : self.high] for slab in self._slabs)
