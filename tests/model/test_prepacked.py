@@ -55,6 +55,8 @@ def test_what_it_does_not_know_or_has_no_room_for_is_left_alone(monkeypatch: pyt
     monkeypatch.setattr(module, "total_bytes", lambda: 8 * 4 * (24 * 40 + 40 * 8) - 1)
     assert Prepacked(_net().requires_grad_(False), training=True)._forwards == []
     assert module.bytes_to_train(_net().requires_grad_(False)) == 0
+    monkeypatch.setattr(module, "total_bytes", lambda: 8 * 2 * 4 * (24 * 40 + 40 * 8) - 1)
+    assert module.bytes_to_train(_net().requires_grad_(False)) == 4 * (24 * 40 + 40 * 8)  # for the forward pass alone
 
 
 def test_gradients_pass_through_frozen_weights_and_trained_ones_stay_as_they_are() -> None:
@@ -67,11 +69,14 @@ def test_gradients_pass_through_frozen_weights_and_trained_ones_stay_as_they_are
     of_weight, net[2].weight.grad = net[2].weight.grad, None
     packed = Prepacked(net, training=True)
     assert [linear for linear, _ in packed._forwards] == [net[0]]
-    assert module.bytes_to_train(net) == net[0].weight.nbytes
+    assert module.bytes_to_train(net) == 2 * net[0].weight.nbytes
     with packed():
         net(states).backward(outer)
     torch.testing.assert_close(states.grad, expected)
     torch.testing.assert_close(net[2].weight.grad, of_weight)
+    with packed():
+        (expanded,) = torch.autograd.grad(net[0](states).sum(), states)  # a gradient without memory of its own
+    torch.testing.assert_close(expanded, net[0].weight.sum(0).expand_as(states))
     assert net[0].weight.grad is None
 
 

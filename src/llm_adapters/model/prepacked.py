@@ -32,10 +32,12 @@ class Prepacked:
     def __init__(self, model: nn.Module, *, training: bool = False) -> None:
         limit = _OF_ALL * total_bytes() if training else _OF_FREE * free_bytes(torch.device("cpu"))
         linears = [module for module in _linears(model, training=training) if _at_hand(module)]
-        if not _available() or sum(module.weight.nbytes for module in linears) > limit:
-            linears = []
+        forth, back = _copied(linears, limit, training=training)
         with torch.no_grad() if training else torch.inference_mode():
-            self._forwards = [(module, partial(_linear, module, _packed(module.weight))) for module in linears]
+            turned = {module: _packed(module.weight.t()) for module in back}
+            self._forwards = [
+                (module, partial(_linear, module, _packed(module.weight), turned.get(module))) for module in forth
+            ]
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -51,8 +53,19 @@ class Prepacked:
 
 def bytes_to_train(model: nn.Module) -> int:
     """Bytes of the copies that a training of this model on this machine's CPU will hold, whatever device it is on."""
-    size = sum(module.weight.nbytes for module in _linears(model, training=True)) if _available() else 0
-    return size if size <= _OF_ALL * total_bytes() else 0
+    forth, back = _copied(_linears(model, training=True), _OF_ALL * total_bytes(), training=True)
+    return _bytes(forth) + _bytes(back)
+
+
+def _copied(linears: list[nn.Linear], limit: float, *, training: bool) -> tuple[list[nn.Linear], list[nn.Linear]]:
+    """Of which of these there is room for copies: for forward passes first, and then for backward passes."""
+    if not _available() or _bytes(linears) > limit:
+        return [], []
+    return linears, linears if training and 2 * _bytes(linears) <= limit else []
+
+
+def _bytes(linears: list[nn.Linear]) -> int:
+    return sum(module.weight.nbytes for module in linears)
 
 
 def _available() -> bool:
@@ -86,11 +99,11 @@ def _packed(weight: Tensor) -> Tensor:
     return packed
 
 
-def _linear(module: nn.Linear, packed: Tensor, states: Tensor) -> Tensor:
+def _linear(module: nn.Linear, packed: Tensor, turned: Tensor | None, states: Tensor) -> Tensor:
     if states.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return functional.linear(states, module.weight, module.bias)
     if torch.is_grad_enabled() and states.requires_grad:
-        flat: Tensor = _PrepackedLinear.apply(states.flatten(0, -2), module, packed)
+        flat: Tensor = _PrepackedLinear.apply(states.flatten(0, -2), module, packed, turned)
         # As PyTorch's own linear map gives it: a tensor that others may overwrite, not a view of one.
         return torch.ops.aten._unsafe_view(flat, [*states.shape[:-1], flat.shape[-1]])
     return _product(states, packed, module.bias)
@@ -102,13 +115,14 @@ def _product(states: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _PrepackedLinear(torch.autograd.Function):
-    """A linear map with frozen weights: saves nothing, and takes the gradient through the weight as it is."""
+    """A linear map with frozen weights, which saves nothing; ``turned`` is its packed transpose, if there is one."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, module: nn.Linear, packed: Tensor) -> Tensor:
-        ctx.weight = module.weight
+    def forward(ctx: Any, states: Tensor, module: nn.Linear, packed: Tensor, turned: Tensor | None) -> Tensor:
+        ctx.weight, ctx.turned = module.weight, turned
         return _product(states, packed, module.bias)
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
-        return outer[0] @ ctx.weight, None, None
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
+        inner = outer[0] @ ctx.weight if ctx.turned is None else _product(outer[0], ctx.turned, None)
+        return inner, None, None, None

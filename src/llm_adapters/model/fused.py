@@ -1,0 +1,236 @@
+"""RMS norms, rotary positions and gated activations in fewer passes over memory, for training on a processor.
+
+As models write them, each is a dozen small operators with as many again in the backward pass, and what they save for
+it is more than their inputs. A map is replaced only where its numbers on random states are those of the formula here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from llm_adapters.model.drawing import draws
+
+_ROTARY = "apply_rotary_pos_emb"  # what transformers calls it in the module of every model that has it
+_LINEARS = ("gate_proj", "up_proj", "down_proj")
+
+
+class Fused:
+    """The maps of a model that can be replaced.
+
+    Args:
+        model: any module, on any device.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._forwards: list[tuple[nn.Module, Callable[..., Tensor]]] = []
+        self._rotations: dict[Any, Callable[..., Any]] = {}  # by the Python module that has one
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for module in model.modules():
+                forward = _replacement(module)
+                if forward is not None:
+                    self._forwards.append((module, partial(forward, module)))
+                home = sys.modules.get(type(module).__module__)
+                if home is not None and home not in self._rotations and hasattr(home, _ROTARY):
+                    theirs = getattr(home, _ROTARY)
+                    self._rotations[home] = partial(_rotary, theirs) if _is_rotary(theirs) else theirs
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """While it lasts, the model computes in fewer passes whatever is float32 on a CPU and needs a gradient."""
+        before = {home: getattr(home, _ROTARY) for home in self._rotations}
+        for module, forward in self._forwards:
+            vars(module)["forward"] = forward  # the instance's own; hooks stay in force
+        for home, function in self._rotations.items():
+            setattr(home, _ROTARY, function)
+        try:
+            yield
+        finally:
+            for module, _ in self._forwards:
+                del vars(module)["forward"]
+            for home, function in before.items():
+                setattr(home, _ROTARY, function)
+
+
+def _applies(*states: Tensor) -> bool:
+    """Whether a gradient passes through these states, and nobody else has a say in how they are computed."""
+    return (
+        all(x.dtype == torch.float32 and x.device.type in ("cpu", "meta") for x in states)
+        and any(x.requires_grad for x in states)
+        and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _replacement(module: nn.Module) -> Callable[..., Tensor] | None:
+    """What stands in for the module's own ``forward(states)``, if anything does."""
+    own = type(module).forward
+    if "forward" in vars(module) or len(inspect.signature(own).parameters) != 2 or draws(module):
+        return None
+    for offset in (0.0, 1.0):
+        if _is_norm(module, offset):
+            return partial(_norm, offset)
+    return _gated if _is_gated(module) else None
+
+
+def _computes(module: nn.Module, parts: Mapping[str, Any], formula: Callable[[Tensor], Tensor]) -> bool:
+    """Whether the module, with small parts in the places of its own, computes a formula, of large states too."""
+    try:
+        trial: Any = type(module).__new__(type(module))
+        vars(trial).update({**vars(module), **parts, "training": True})
+        for size in (1.0, 1000.0):
+            states = size * torch.randn(2, 3, 8)
+            expected = formula(states)
+            found = type(module).forward(trial, states)
+            if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())):
+                return False
+    except Exception:
+        return False
+    return True
+
+
+# -- RMS norms ----------------------------------------------------------------------------------------
+
+
+def _is_norm(module: nn.Module, offset: float) -> bool:
+    """Whether it is x / √(mean x² + ε) · (offset + weight)."""
+    weight, epsilon = getattr(module, "weight", None), _epsilon(module)
+    if [name for name, _ in module.named_parameters()] != ["weight"] or weight is None or epsilon is None:
+        return False
+    trial = nn.Parameter(torch.randn(8))
+
+    def formula(states: Tensor) -> Tensor:
+        return states * (states.square().mean(-1, keepdim=True) + epsilon).rsqrt() * (offset + trial)
+
+    return weight.dim() == 1 and _computes(module, {"_parameters": {"weight": trial}}, formula)
+
+
+def _epsilon(module: nn.Module) -> float | None:
+    found = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    return found if isinstance(found, float) else None
+
+
+def _norm(offset: float, module: nn.Module, states: Tensor) -> Tensor:
+    weight: Any = module.weight
+    if weight.requires_grad or not _applies(states, weight):
+        own: Tensor = type(module).forward(module, states)
+        return own
+    result: Tensor = _Norm.apply(states, weight + offset if offset else weight, _epsilon(module))
+    return result
+
+
+class _Norm(torch.autograd.Function):
+    """Saves its input, which the residual stream holds anyway, and one number a token."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        size = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        inverse = size.square_().div_(states.shape[-1]).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(states, weight, inverse)
+        return (states * inverse).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        states, weight, inverse = ctx.saved_tensors
+        inner = outer[0] * weight
+        along = torch.linalg.vecdot(inner, states)[..., None]
+        return inner.mul_(inverse).addcmul_(states, along * inverse**3, value=-1 / states.shape[-1]), None, None
+
+
+# -- rotary positions ---------------------------------------------------------------------------------
+
+
+def _is_rotary(function: Callable[..., Any]) -> bool:
+    """Whether it turns the two halves of every head against each other, by angles that both halves share."""
+    query, key = torch.randn(2, 3, 5, 8), torch.randn(2, 1, 5, 8)
+    cos, sin = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    try:
+        return all(
+            torch.allclose(theirs, _turned(states, cos[:, None], sin[:, None]), rtol=1e-5, atol=1e-6)
+            for theirs, states in zip(function(query, key, cos, sin), (query, key), strict=True)
+        )
+    except Exception:
+        return False
+
+
+def _rotary(theirs: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    """Queries and keys (B, H, T, d) turned, if all that is given are they, cosines and sines (B, T, d)."""
+    if named or len(given) != 4 or not all(isinstance(each, Tensor) for each in given):
+        return theirs(*given, **named)
+    q, k, cos, sin = given
+    whole = q.dim() == 4 and q.shape[2:] == k.shape[2:] == cos.shape[1:] == sin.shape[1:]
+    if not whole or cos.requires_grad or not _applies(q, cos, sin) or not _applies(k, cos, sin):
+        return theirs(q, k, cos, sin)
+    cos, sin = cos[:, None], sin[:, None]
+    return _Rotary.apply(q, cos, sin), _Rotary.apply(k, cos, sin)
+
+
+def _turned(states: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
+    """(B, H, T, d) turned, or the transpose of that map; cosines and sines (B, 1, T, d)."""
+    half = states.shape[-1] // 2
+    first, second = slice(None, half), slice(half, None)
+    out = states * cos
+    down, up = (second, first) if back else (first, second)
+    # Forth, the sine of a half is with that half of the output; back, with that of the gradient.
+    out[..., first].addcmul_(states[..., second], sin[..., down], value=1 if back else -1)
+    out[..., second].addcmul_(states[..., first], sin[..., up], value=-1 if back else 1)
+    return out
+
+
+class _Rotary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(states, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        return _turned(outer[0], *ctx.saved_tensors, back=True), None, None
+
+
+# -- gated activations --------------------------------------------------------------------------------
+
+
+def _is_gated(module: nn.Module) -> bool:
+    """Whether it is down(silu(gate(x)) · up(x))."""
+    if [name for name, part in module.named_children() if next(part.parameters(), None) is not None] != list(_LINEARS):
+        return False
+    gate, up, down = (nn.Linear(*sizes) for sizes in ((8, 16), (8, 16), (16, 8)))
+    small = {**module._modules, **dict(zip(_LINEARS, (gate, up, down), strict=True))}
+    return _computes(module, {"_modules": small}, lambda x: down(functional.silu(gate(x)) * up(x)))
+
+
+def _gated(module: Any, states: Tensor) -> Tensor:
+    result: Tensor
+    if _applies(states):
+        result = module.down_proj(_Gated.apply(module.gate_proj(states), module.up_proj(states)))
+    else:
+        result = type(module).forward(module, states)
+    return result
+
+
+class _Gated(torch.autograd.Function):
+    """silu(gate) · up; keeps its two inputs, and computes silu once more for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        of_gate = torch.ops.aten.silu_backward(outer[0] * up, gate)
+        return of_gate, functional.silu(gate).mul_(outer[0])
