@@ -142,6 +142,7 @@ def ours(plan: dict[str, Any]) -> tuple[list[float], float]:
         model, adapter, settings, learning_rate=RATE, steps=len(plan["batches"]), pad_id=tokenizer.pad_token_id,
         note=print, team=Team(),
     )  # fmt: skip
+    stepper.share_beginnings()
     model.train()
     losses, start = [], 0.0
     for step, batch in enumerate(plan["batches"]):

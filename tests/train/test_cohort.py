@@ -71,6 +71,17 @@ def test_members_differ_in_batches_lengths_steps_schedules_and_patience(tmp_path
     assert result.best_step < result.steps < 20
 
 
+def test_examples_that_begin_alike(tmp_path: Path) -> None:
+    """Alone their beginning is computed once; in a cohort every member's tokens are its own."""
+    rows = [Encoded([*range(20, 40), 3 + i, 50 + i], [-100] * 21 + [50 + i], truncated=False) for i in range(8)]
+    recipes = [
+        Recipe("lora", small("lora"), rows=rows, held_out=2, settings={"epochs": 1}),
+        Recipe("prefix", small("prefix"), rows=rows, seed=1, settings={"epochs": 1}),
+        Recipe("longer", small("series"), rows=rows, seed=2, settings={"epochs": 3}),
+    ]
+    _expect_as_alone(recipes, tmp_path)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_dropout_draws_what_it_draws_alone_with_the_same_micro_batch(tmp_path: Path, checkpointing: bool) -> None:
     settings = {"micro_batch": 3, "gradient_checkpointing": checkpointing}

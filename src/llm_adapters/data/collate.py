@@ -38,14 +38,26 @@ def collate(batch: Sequence[Encoded], pad_id: int, side: Literal["left", "right"
     return {name: torch.tensor(rows, dtype=torch.long) for name, rows in columns.items()}
 
 
-def collate_packed(rows: Sequence[Sequence[Encoded]]) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+def collate_packed(
+    rows: Sequence[Sequence[Encoded]], beginning: int = 0
+) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
     """Rows of several documents, one after the other, each with positions of its own.
+
+    Args:
+        rows: the documents of every row.
+        beginning: so many first tokens, without a label, are those of all documents of a single row; only its first
+            document has them there.
 
     Returns:
         ``input_ids``, ``position_ids`` and ``labels``, int64 of shape B×T, and the lengths of every row's documents;
         shorter rows end with a document without labels. The first label of a document is never predicted: it is -100.
     """
-    lengths = [[len(encoded.input_ids) for encoded in row] for row in rows]
+    assert len(rows) == 1 or not beginning, "what fills up a row has no beginning"
+    begins = [[0] + [beginning] * (len(row) - 1) for row in rows]
+    lengths = [
+        [len(encoded.input_ids) - begin for encoded, begin in zip(*pair, strict=True)]
+        for pair in zip(rows, begins, strict=True)
+    ]
     width = max(map(sum, lengths))
     fillers = [width - sum(row) for row in lengths]
     documents = [[*row, filler] if filler else row for row, filler in zip(lengths, fillers, strict=True)]
@@ -53,15 +65,21 @@ def collate_packed(rows: Sequence[Sequence[Encoded]]) -> tuple[dict[str, torch.T
     def joined(parts: Callable[[Encoded], Sequence[int]], value: int) -> torch.Tensor:
         return torch.tensor(
             [
-                [number for encoded in row for number in parts(encoded)] + [value] * filler
-                for row, filler in zip(rows, fillers, strict=True)
+                [number for encoded, begin in zip(row, own, strict=True) for number in parts(encoded)[begin:]]
+                + [value] * filler
+                for row, own, filler in zip(rows, begins, fillers, strict=True)
             ],
             dtype=torch.long,
         )
 
     columns = {
         "input_ids": joined(lambda encoded: encoded.input_ids, 0),
-        "position_ids": torch.tensor([[place for length in row for place in range(length)] for row in documents]),
+        "position_ids": torch.tensor(
+            [
+                [place for length, begin in zip(row, [*own, 0], strict=False) for place in range(begin, begin + length)]
+                for row, own in zip(documents, begins, strict=True)
+            ]
+        ),
         "labels": joined(lambda encoded: [IGNORED, *encoded.labels[1:]], IGNORED),
     }
     return columns, documents

@@ -37,6 +37,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     documents: Documents | None = None,
+    beginning: int = 0,
     virtual: Sequence[Sequence[tuple[int, int]]] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
@@ -48,6 +49,8 @@ def packed_attention(
         key, value: (B, H_kv, P+T, d); P virtual tokens are seen by all documents of the row.
         attention_mask: (B or 1, 1, T, P+T), or None for plain causal attention without virtual tokens.
         documents: lengths; None where every row is one document.
+        beginning: so many first tokens of a row stand before each of its other documents too; without a mask or virtual
+            tokens.
         virtual: of the P virtual tokens those (from, to) that each document sees, instead of all; the mask then has
             no columns for them.
         options: what the layer hands to any attention; its ``sliding_window`` is obeyed.
@@ -58,14 +61,18 @@ def packed_attention(
     if documents is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     before = key.shape[2] - query.shape[2]
+    if beginning and (before or virtual is not None or attention_mask is not None):
+        raise ValueError("a shared beginning can have no virtual tokens before it, and no mask")
     rows = []
     for row, lengths in enumerate(documents):
         one = slice(row, row + 1)
         mask = attention_mask if attention_mask is None or attention_mask.shape[0] == 1 else attention_mask[one]
         # Splits and concatenations, because their backward passes move every gradient once.
-        queries = query[one].split(list(lengths), dim=2)
         parts = [(0, before)] * len(lengths) if virtual is None else virtual[row]
+        queries: Sequence[Tensor] = query[one].split(list(lengths), dim=2)
         pairs = [_with_virtual(states[one], before, lengths, parts) for states in (key, value)]
+        if beginning:
+            queries, *pairs = (_whole(pieces, beginning) for pieces in (queries, *pairs))
         found, start = [], 0
         for q, k, v, (first, last) in zip(queries, *pairs, parts, strict=True):
             own = _mask_of(mask, before if virtual is None else 0, start, q)
@@ -73,6 +80,8 @@ def packed_attention(
             near = _near(q, last - first, options.get("sliding_window"))
             found.append(sdpa_attention_forward(module, q, k, v, _both(own, near), **options)[0])
             start += q.shape[2]
+        if beginning:
+            found[1:] = [states[:, beginning:] for states in found[1:]]
         rows.append(found[0] if len(found) == 1 else torch.cat(found, dim=1))
     return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
 
@@ -86,6 +95,12 @@ def _with_virtual(
         torch.cat([states[:, :, first:last], piece], dim=2) if last > first else piece
         for piece, (first, last) in zip(pieces, virtual, strict=True)
     ]
+
+
+def _whole(pieces: Sequence[Tensor], beginning: int) -> list[Tensor]:
+    """Documents (1, H, T, d) with the first tokens of the first before each of the others."""
+    first = pieces[0][:, :, :beginning]
+    return [pieces[0], *(torch.cat([first, piece], dim=2) for piece in pieces[1:])]
 
 
 def _behind(mask: Tensor | None, width: int, q: Tensor) -> Tensor:

@@ -78,6 +78,7 @@ def plan(config: RunConfig, *, gpu: Gpu | None = None, note: Callable[[str], Non
     shape = TrainingShape.of(config, dtype=there, note=note)
     with WithoutNumbers():
         adapter = attach(shape.model, list(config.adapter), "plan", tokenizer=shape.tokenizer)
+    shape.fit()
     planned = _Planned(shape, adapter, gpu, _process_bytes(), note)
     note("counting the fullest micro-batch")
     memory = planned.memory(shape)
@@ -145,7 +146,7 @@ class _Planned:
         rates = probe(
             load_config(model.source, trust_remote_code=model.trust_remote_code), shape.config.adapter, typical,
             dtype=shape.dtype, device=shape.device, packing=shape.config.train.packing, prepacked=shape.prepacked > 0,
-            tokenizer=shape.tokenizer,
+            fused=not shape.config.train.compile, sharing=shape.batches.sharing, tokenizer=shape.tokenizer,
         )  # fmt: skip
         rows = sum(extent.logits for extent in extents) + sum(extent.logits for extent in judged) / 2
         updates = shape.work.steps * self.adapter.count()

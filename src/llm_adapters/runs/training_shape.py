@@ -18,6 +18,7 @@ from llm_adapters.model.quantised_linears import bytes_as
 from llm_adapters.model.quantization import KINDS, stored_quantization
 from llm_adapters.runs.training_data import TrainingData
 from llm_adapters.train.batches import Batches
+from llm_adapters.train.beginnings import shares_beginnings
 from llm_adapters.train.counting import count
 from llm_adapters.train.loss import labelled_tokens
 from llm_adapters.train.operations import Operations
@@ -76,6 +77,7 @@ class TrainingShape:
         source, settings = config.model, config.train
         template, data = get_template(config.data.template), TrainingData.of(config.data, config.seed)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        here = dtype is None
         if dtype is None or source.dtype != "auto":
             dtype = dtype_on(source.dtype, device)
         model: Any = empty_model(source.source, dtype=dtype, trust_remote_code=source.trust_remote_code)
@@ -97,13 +99,20 @@ class TrainingShape:
             raise DataError("no training example has a label left", mend="raise data.max_length")
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        batches = Batches(model.train(), pad_id=0, device=torch.device("cpu"), packed=settings.packing)
+        batches = Batches(
+            model.train(), pad_id=0, device=torch.device("cpu"), packed=settings.packing,
+            fused=here and device.type == "cpu" and not settings.compile,
+        )  # fmt: skip
         size = settings.micro_batch or settings.batch_size
         return cls(
             config, device, dtype, model, tokenizer, sum(parameter.numel() for parameter in model.parameters()), held,
             dequantised, sum(bytes_as(model, "bnb-nf4")), batches, encoded, judges, size,
             Workload.of(encoded, settings, batches, seed=config.seed, size=size),
         )  # fmt: skip
+
+    def fit(self) -> None:
+        """Let the examples stand in their micro-batches as they will with what is attached to ``model``."""
+        self.batches.sharing = shares_beginnings(self.model, self.config.train)
 
     def with_rows(self, size: int) -> TrainingShape:
         """The same training with micro-batches of another size."""
@@ -166,7 +175,7 @@ class TrainingShape:
     @property
     def extents(self) -> list[Extent]:
         """How large each micro-batch is."""
-        return self.work.extents(packed=self.batches.packed)
+        return self.work.extents(self.batches)
 
     @property
     def judged(self) -> list[Extent]:
@@ -177,4 +186,4 @@ class TrainingShape:
         every = settings.validate_every or -(-len(self.examples) // settings.batch_size)
         once = settings.model_copy(update={"epochs": 1.0, "steps": None})
         work = Workload.of(self.judges, once, self.batches, seed=self.config.seed, size=self.size)
-        return work.extents(packed=self.batches.packed) * -(-self.work.steps // every)
+        return work.extents(self.batches) * -(-self.work.steps // every)

@@ -75,6 +75,7 @@ class Costs:
         shape = self._shapes[setting]
         with WithoutNumbers():
             adapter = attach(shape.model, list(config.adapter), _NAME, tokenizer=shape.tokenizer)
+        shape.fit()
         try:
             return sum(shape.memory(adapter).values()) if self.measure == "memory" else round(shape.operations())
         finally:

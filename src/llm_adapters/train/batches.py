@@ -11,13 +11,19 @@ import torch
 
 from llm_adapters.data.collate import collate, collate_packed
 from llm_adapters.data.encoding import Encoded
+from llm_adapters.model.fused import Fused
 from llm_adapters.model.packing import can_pack, packing
 from llm_adapters.model.prepacked import Prepacked
 from llm_adapters.model.sites import find_sites
+from llm_adapters.train.beginnings import shared_beginning
 
 
 class Batches:
     """Micro-batches for one model.
+
+    Attributes:
+        packed: whether examples stand in one row.
+        sharing: whether a beginning that all of them share then stands there once.
 
     Args:
         model: a causal language model, with its adapters.
@@ -25,29 +31,41 @@ class Batches:
         device: where it runs.
         packed: whether to pack if the model can.
         prepacked: whether frozen weights may be copied into the layout of the processor's kernels.
+        fused: whether norms, rotations and activations may be computed in fewer passes than the model's own.
     """
 
     def __init__(
-        self, model: Any, *, pad_id: int, device: torch.device, packed: bool = True, prepacked: bool = True
+        self,
+        model: Any,
+        *,
+        pad_id: int,
+        device: torch.device,
+        packed: bool = True,
+        prepacked: bool = True,
+        fused: bool = True,
     ) -> None:
         sites = find_sites(model)
         self.decoder: Any = sites.decoder
         self.pad_id, self.device = pad_id, device
         self.packed = packed and can_pack(model, sites)
+        self.sharing = False
         self._prepacked = Prepacked(model, training=True) if prepacked else nullcontext
+        self._fused = Fused(model) if fused else nullcontext
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """What forward and backward passes over :meth:`tensors` stand in."""
-        with packing(self.decoder) if self.packed else nullcontext(), self._prepacked():
+        with packing(self.decoder) if self.packed else nullcontext(), self._prepacked(), self._fused():
             yield
 
     def tensors(self, examples: Sequence[Encoded]) -> dict[str, Any]:
         """Inputs and labels of one micro-batch."""
         if not self.packed:
             return {name: column.to(self.device) for name, column in collate(examples, self.pad_id).items()}
-        columns, documents = collate_packed([examples])
-        return {**{name: column.to(self.device) for name, column in columns.items()}, "documents": documents}
+        beginning = shared_beginning(examples) if self.sharing else 0
+        columns, documents = collate_packed([examples], beginning)
+        tensors: dict[str, Any] = {name: column.to(self.device) for name, column in columns.items()}
+        return {**tensors, "documents": documents, **({"beginning": beginning} if beginning else {})}
 
     def pieces(self, lengths: Sequence[int], size: int) -> list[list[int]]:
         """Indices of all examples in micro-batches of at most ``size``.

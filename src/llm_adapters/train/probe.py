@@ -51,6 +51,8 @@ def probe(
     device: torch.device,
     packing: bool,
     prepacked: bool = True,
+    fused: bool = True,
+    sharing: bool = False,
     tokenizer: Any = None,
     rounds: int = 3,
 ) -> Rates:
@@ -63,15 +65,20 @@ def probe(
         dtype, device: of the base.
         packing: whether to pack if the model can.
         prepacked: whether frozen weights are copied into the layout of the processor's kernels.
+        fused: whether norms, rotations and activations are computed in fewer passes.
+        sharing: whether a beginning that a micro-batch shares is computed once.
         tokenizer: needed only to initialise virtual tokens from text.
         rounds: measurements of every micro-batch, of which the median counts; the depths take turns.
     """
     everywhere = [m.model_copy(update={"layers": "all"}) if "layers" in type(m).model_fields else m for m in methods]
     deep = min(DEEP, int(config.get_text_config(decoder=True).num_hidden_layers))
     one, more = (
-        _Shallow(config, depth, everywhere, dtype, device, packing=packing, prepacked=prepacked, tokenizer=tokenizer)
+        _Shallow(
+            config, depth, everywhere, dtype, device,
+            packing=packing, prepacked=prepacked, fused=fused, sharing=sharing, tokenizer=tokenizer,
+        )
         for depth in (1, deep)
-    )
+    )  # fmt: skip
     for each in (one, more):
         each.seconds(pieces[0])  # the first pass prepares kernels and memory
     seconds: list[tuple[float, float]] = []
@@ -79,7 +86,7 @@ def probe(
         seconds.append((sum(map(one.seconds, pieces)), sum(map(more.seconds, pieces))))
     few, many = (median(found) for found in zip(*seconds, strict=True))
     packed = one.batches.packed
-    extents = [Extent.of(piece, packed=packed) for piece in pieces]
+    extents = [Extent.of(piece, packed=packed, sharing=sharing) for piece in pieces]
     done, all_done = (each.operations().of_layers(extents) for each in (one, more))
     # What a model of one layer takes beside it is the embedding, the logits and the loss. With one layer alone, or
     # where the clock says that more layers take no longer, nothing tells them apart.
@@ -106,6 +113,8 @@ class _Shallow:
         *,
         packing: bool,
         prepacked: bool,
+        fused: bool,
+        sharing: bool,
         tokenizer: Any,
     ) -> None:
         self.methods, self.tokenizer, self.config = methods, tokenizer, shallow_config(config, depth)
@@ -113,7 +122,8 @@ class _Shallow:
             self.model = AutoModelForCausalLM.from_config(self.config, dtype=dtype)
         self.adapter = attach(self.model, list(methods), "probe", tokenizer=tokenizer)
         self.model.train()
-        self.batches = Batches(self.model, pad_id=0, device=device, packed=packing, prepacked=prepacked)
+        self.batches = Batches(self.model, pad_id=0, device=device, packed=packing, prepacked=prepacked, fused=fused)
+        self.batches.sharing = sharing
         self.device = device
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), fused=True)
 

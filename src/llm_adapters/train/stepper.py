@@ -15,6 +15,7 @@ from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import TrainingError
 from llm_adapters.train.batches import Batches, balanced
+from llm_adapters.train.beginnings import shares_beginnings
 from llm_adapters.train.frozen_layers import FrozenLayers, lowest_layer
 from llm_adapters.train.loss import labelled_tokens, summed_loss
 from llm_adapters.train.memory import shrinking
@@ -74,8 +75,14 @@ class Stepper:
         plain = adapter.base.model
         # Only the leader tries: of a base that is to be sharded the others do not have the weights.
         tries = settings.packing and team.leads
+        plainly = self.sharded or settings.compile  # what moves, and what is compiled, computes as the model does
         self.batches = batches or Batches(
-            plain, pad_id=pad_id, device=self.device, packed=tries, prepacked=not (self.sharded or settings.compile)
+            plain,
+            pad_id=pad_id,
+            device=self.device,
+            packed=tries,
+            prepacked=not plainly,
+            fused=not plainly and self.device.type == "cpu",
         )
         self.batches.packed = team.from_leader(lambda: self.batches.packed)
         if self.sharded:
@@ -103,6 +110,13 @@ class Stepper:
     def close(self) -> None:
         """Leave the model as it was found; a sharded base stays so."""
         self._opened.close()
+
+    def share_beginnings(self) -> None:
+        """Compute a beginning that the examples of a micro-batch share once, if nothing speaks against it.
+
+        For one adapter that trains alone: those of several see their own tokens each.
+        """
+        self.batches.sharing = shares_beginnings(self.plain, self.settings)
 
     def cache_frozen_layers(self, rows: Sequence[Numbered], steps: int) -> None:
         """Keep what the layers below the adapter give for these rows, of which so many steps are taken.

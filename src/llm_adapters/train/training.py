@@ -132,6 +132,7 @@ def train(
         model.train()
         try:
             loop.stepper.open()
+            loop.stepper.share_beginnings()
             if settings.cache_frozen_layers:
                 loop.stepper.cache_frozen_layers(loop.examples, loop.steps)
             loop.run(folder / "metrics.jsonl", on_step)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import IGNORED, Encoded
 from llm_adapters.train.batches import Batches
+from llm_adapters.train.beginnings import shared_beginning
 from llm_adapters.train.loss import labelled_tokens
 from llm_adapters.train.order import Order, total_steps
 
@@ -27,12 +28,13 @@ class Extent:
     logits: int
 
     @classmethod
-    def of(cls, piece: Sequence[Encoded], *, packed: bool) -> Extent:
-        """The extent of some examples in one micro-batch."""
+    def of(cls, piece: Sequence[Encoded], *, packed: bool, sharing: bool = False) -> Extent:
+        """The extent of some examples in one micro-batch; see :class:`Batches` for how they stand in it."""
         lengths = [len(example.input_ids) for example in piece]
         if packed:
             labels = sum(labelled_tokens(example.labels) for example in piece)
-            return cls(sum(lengths), sum(n * n for n in lengths), labels)
+            again = shared_beginning(piece) * (len(piece) - 1) if sharing else 0
+            return cls(sum(lengths) - again, sum(n * n for n in lengths), labels)
         width = max(lengths)
         columns = {i for example in piece for i, label in enumerate(example.labels) if i and label != IGNORED}
         return cls(len(piece) * width, len(piece) * width**2, len(piece) * len(columns))
@@ -71,6 +73,6 @@ class Workload:
             most, tokens = max(most, len(indices)), tokens + sum(lengths)
         return cls(steps, tokens, pieces, most > 1)
 
-    def extents(self, *, packed: bool) -> list[Extent]:
+    def extents(self, batches: Batches) -> list[Extent]:
         """The extent of every micro-batch."""
-        return [Extent.of(piece, packed=packed) for piece in self.pieces]
+        return [Extent.of(piece, packed=batches.packed, sharing=batches.sharing) for piece in self.pieces]
