@@ -9,7 +9,7 @@ One base, one recipe, one seed, no dropout; every side is given the same rows in
 
 Sides take turns --rounds times. Prints medians of tokens a second (padding not counted) and of peak memory, their
 ratios, the largest relative difference of a step's loss (LoRA), and the share of the limit: 4·N operations a token at
-the matrix rate measured in the same process.
+the matrix rate measured in the same process, before and after.
 
     LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py [--method lora] [--steps 6] [--micro-batch 4] [--rounds 3]
 """
@@ -114,11 +114,13 @@ def started(python: str, side: str, plan: Path) -> dict[str, Any]:
 def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
     """One side, in a process of its own. The first step is not timed."""
     torch.manual_seed(0)
+    before = matrix_rate(getattr(torch, plan["dtype"]))
     losses, seconds = ours(plan) if side == "ours" else trainer(plan)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
-    return {"losses": losses, "seconds": seconds, "peak": peak, "rate": matrix_rate(getattr(torch, plan["dtype"]))}
+    rate = (before + matrix_rate(getattr(torch, plan["dtype"]))) / 2
+    return {"losses": losses, "seconds": seconds, "peak": peak, "rate": rate}
 
 
 def ours(plan: dict[str, Any]) -> tuple[list[float], float]:
@@ -228,18 +230,18 @@ def same_start(parameters: Any, first: str, second: str) -> None:
 
 
 def matrix_rate(dtype: torch.dtype) -> float:
-    """Operations a second of a large product, best of several."""
+    """Operations a second of a large product, median of several: a neighbour slows it as it slows the training."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a, b = torch.randn(1024, 576, device=device, dtype=dtype), torch.randn(576, 1536, device=device, dtype=dtype)
-    best = 0.0
-    for _ in range(20):
+    rates = []
+    for _ in range(100):
         start = time.perf_counter()
         for _ in range(10):
             a @ b
         if device == "cuda":
             torch.cuda.synchronize()
-        best = max(best, 10 * 2 * a.shape[0] * b.numel() / (time.perf_counter() - start))
-    return best
+        rates.append(10 * 2 * a.shape[0] * b.numel() / (time.perf_counter() - start))
+    return statistics.median(rates)
 
 
 def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], plan: dict[str, Any]) -> None:

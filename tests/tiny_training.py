@@ -23,14 +23,15 @@ CLOCK = ("seconds", "tokens_per_second")
 Row = dict[str, float]
 
 
-def examples(count: int) -> list[Encoded]:
-    """Runs of consecutive ids of 5 to 8 tokens, of which the first two have no label."""
+def examples(count: int, beginning: int = 0) -> list[Encoded]:
+    """Runs of consecutive ids of 5 to 8 tokens, of which the first two have no label, behind one beginning."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for i in range(count):
         start = int(torch.randint(3, 40, (1,), generator=generator))
         ids = list(range(start, start + 5 + i % 4))
-        rows.append(Encoded(ids, [-100] * 2 + ids[2:], truncated=False))
+        first = list(range(50, 50 + beginning))
+        rows.append(Encoded(first + ids, [-100] * (beginning + 2) + ids[2:], truncated=False))
     return rows
 
 
@@ -47,6 +48,7 @@ def tiny_training(
     seed: int = 0,
     recipe: Method | None = None,
     count: int = 24,
+    beginning: int = 0,
     held_out: int = 0,
     model: nn.Module | None = None,
     accuracy: Callable[[], float] | None = None,
@@ -65,8 +67,8 @@ def tiny_training(
     adapter = la.attach(model, recipe or la.method("lora", rank=4, dropout=0.1), "a")
     fields = TrainSection.parse({"epochs": 2, "batch_size": 8, "warmup": 2, **settings}, where="test")
     result = train(
-        model, adapter, examples(count), fields, learning_rate=1e-2, pad_id=0, seed=seed, folder=folder, stop=stop,
-        accuracy=accuracy,
+        model, adapter, examples(count, beginning), fields, learning_rate=1e-2, pad_id=0, seed=seed, folder=folder,
+        stop=stop, accuracy=accuracy,
         validation=noise(held_out), on_step=on_step, on_note=None if notes is None else notes.append,
     )  # fmt: skip
     return result, {key: value.clone() for key, value in adapter.state_dict().items()}

@@ -101,6 +101,18 @@ class _Norm(modeling_llama.LlamaRMSNorm):
         return super().forward(hidden_states) * 1.001
 
 
+class _NormOfTheRoot(modeling_llama.LlamaRMSNorm):
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        root = hidden_states.square().mean(-1, keepdim=True).sqrt()
+        return self.weight * hidden_states / (root + self.variance_epsilon)
+
+
+class _NormWithFloor(modeling_llama.LlamaRMSNorm):
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        variance = hidden_states.square().mean(-1, keepdim=True).clamp(min=self.variance_epsilon)
+        return self.weight * hidden_states * variance.rsqrt()
+
+
 class _NormWithGate(modeling_llama.LlamaRMSNorm):
     def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Tensor:
         states = super().forward(hidden_states)
@@ -132,10 +144,47 @@ def test_what_it_does_not_know_is_left_alone() -> None:
     config = tiny_model("llama").config
     limited = _Gate(config)
     limited.limit = 16.0  # which no small state reaches
-    others = [_Norm(8), _NormWithGate(8), _NormThatAsks(8), limited, _GateThatDrops(config), nn.LayerNorm(8)]
+    others = [
+        _Norm(8),
+        _NormOfTheRoot(8),
+        _NormWithFloor(8),
+        _NormWithGate(8),
+        _NormThatAsks(8),
+        limited,
+        _GateThatDrops(config),
+        nn.LayerNorm(8),
+    ]
     known = [modeling_llama.LlamaRMSNorm(8), _Gate(config)]  # of one class with another: each is tried
     found = [module for module, _ in Fused(nn.ModuleList([*others, *known]).eval())._forwards]
     assert found == known
+
+
+def test_a_scripted_module_is_left_alone() -> None:
+    net = nn.ModuleList([torch.jit.script(nn.Linear(4, 4)), modeling_llama.LlamaRMSNorm(8)])
+    assert [module for module, _ in Fused(net)._forwards] == [net[1]]
+
+
+def test_states_by_name_and_hooks_on_what_is_passed_over_go_the_models_way() -> None:
+    norm = modeling_llama.LlamaRMSNorm(8).requires_grad_(False)
+    gate = _Gate(tiny_model("llama").config).requires_grad_(False)
+    states, wide = torch.randn(3, 8, requires_grad=True), torch.randn(3, 32, requires_grad=True)
+    expected = norm(states)
+    with Fused(nn.ModuleList([norm, gate]))():
+        torch.testing.assert_close(norm(hidden_states=states), expected)
+        assert bool(gate(wide).any())
+        gate.act_fn.register_forward_hook(lambda _module, _inputs, output: output * 0)
+        assert not bool(gate(wide).any())
+
+
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_two_that_overlap_leave_the_models_own(first_out: int) -> None:
+    theirs = modeling_llama.apply_rotary_pos_emb
+    one, other = (Fused(tiny_model("llama"))() for _ in range(2))
+    one.__enter__()
+    other.__enter__()
+    for each in (one, other)[:: 1 if first_out == 0 else -1]:
+        each.__exit__(None, None, None)
+    assert modeling_llama.apply_rotary_pos_emb is theirs
 
 
 @pytest.mark.parametrize("family", ["seed_oss", "glm4_moe", "phi3"])

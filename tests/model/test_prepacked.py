@@ -80,6 +80,19 @@ def test_gradients_pass_through_frozen_weights_and_trained_ones_stay_as_they_are
     assert net[0].weight.grad is None
 
 
+def test_the_gradient_where_memory_was_for_the_forward_pass_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(nn.Linear(24, 40), nn.Linear(40, 8, bias=False)).requires_grad_(False)
+    states = torch.randn(5, 24, requires_grad=True)
+    net(states).square().sum().backward()
+    expected, states.grad = states.grad, None
+    monkeypatch.setattr(module, "total_bytes", lambda: 8 * 2 * 4 * (24 * 40 + 40 * 8) - 1)
+    packed = Prepacked(net, training=True)
+    assert [forward.args[2] for _, forward in packed._forwards] == [None, None]  # no transposed copy
+    with packed():
+        net(states).square().sum().backward()
+    torch.testing.assert_close(states.grad, expected)
+
+
 def test_half_precision_goes_the_usual_way() -> None:
     net = _net().requires_grad_(False)
     states = torch.randn(5, 24, requires_grad=True)

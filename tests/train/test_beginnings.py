@@ -15,6 +15,8 @@ from llm_adapters.adapters.method import methods
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.collate import collate_packed
 from llm_adapters.data.encoding import IGNORED, Encoded
+from llm_adapters.model.packing import PROBE, PROBE_SHARED, can_pack, can_share
+from llm_adapters.model.sites import find_sites
 from llm_adapters.train import batches as batches_module
 from llm_adapters.train import stepper as stepper_module
 from llm_adapters.train import train
@@ -26,7 +28,7 @@ from llm_adapters.train.stepper import Stepper
 from llm_adapters.train.team import Team
 from llm_adapters.train.workload import Extent
 from tiny import ALL_FAMILIES, put_on, small, tiny_model
-from tiny_training import metrics
+from tiny_training import checkpoints, metrics, same, tiny_training
 
 CPU = torch.device("cpu")
 BEGINNING = list(range(20, 27))
@@ -192,6 +194,61 @@ def test_a_training_with_validation_shares_and_learns_the_same(tmp_path: Path, m
     monkeypatch.setattr(stepper_module, "shares_beginnings", lambda *_: False)
     assert trained(tmp_path / "whole") == pytest.approx(shared, rel=1e-5)
     assert set(seen) == {0}
+
+
+def _interrupted(row: dict[str, float]) -> None:
+    if row["step"] == 5:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_that_shares_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"recipe": small("lora"), "beginning": 9, "micro_batch": 4, "checkpoint_every": 2}
+    _, expected = tiny_training(tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_training(tmp_path / "cut", on_step=_interrupted, **options)
+    result, adapter = tiny_training(tmp_path / "cut", **options)
+    assert result.resumed == [4]
+    assert same(adapter, expected)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert same(checkpoints(tmp_path / "cut"), checkpoints(tmp_path / "whole"))
+
+
+def test_out_of_memory_fewer_examples_share_and_the_loss_stays(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"recipe": small("lora"), "beginning": 9}
+    tiny_training(tmp_path / "whole", **options)
+    model: Any = tiny_model("llama")
+    read: list[tuple[int, int]] = []
+
+    def limit(_module: Any, _inputs: Any, given: dict[str, Any]) -> None:
+        documents = given.get("documents", PROBE)
+        if documents not in (PROBE, PROBE_SHARED):
+            read.append((len(documents[0]), given.get("beginning", 0)))
+            if len(documents[0]) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.model.layers[1].register_forward_pre_hook(limit, with_kwargs=True)
+    result, _ = tiny_training(tmp_path / "oom", model=model, **options)
+    assert result.micro_batch == 2
+    assert set(read) == {(8, 9), (4, 9), (2, 9)}
+    losses = [[row["loss"] for row in metrics(tmp_path / name)] for name in ("whole", "oom")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_only_a_model_that_gives_the_same_shares() -> None:
+    assert can_share(tiny_model("llama"), find_sites(tiny_model("llama")))
+    both_ways: Any = tiny_model("llama")
+    for layer in both_ways.model.layers:
+        layer.self_attn.is_causal = False
+        layer.self_attn.forward = _unmasked(layer.self_attn.forward)
+    assert can_pack(both_ways, find_sites(both_ways))
+    assert not can_share(both_ways, find_sites(both_ways))
+
+
+def _unmasked(forward: Any) -> Any:
+    def attend(*args: Any, **options: Any) -> Any:
+        return forward(*args, **{**options, "attention_mask": None})
+
+    return attend
 
 
 @pytest.mark.parametrize("where", ["adapter", "config", "module"])

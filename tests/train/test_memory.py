@@ -10,7 +10,7 @@ from torch import nn
 import llm_adapters as la
 from llm_adapters.errors import TrainingError
 from llm_adapters.model.memory import is_out_of_memory
-from llm_adapters.model.packing import PROBE
+from llm_adapters.model.packing import PROBE, PROBE_SHARED
 from llm_adapters.train.memory import shrinking
 from tiny import tiny_model
 from tiny_training import metrics, same, tiny_training
@@ -25,7 +25,7 @@ def _limited(rows: int, failure: RuntimeError, *, spared: int = 0, calls: list[i
     seen: list[int] = [] if calls is None else calls
 
     def check(_module: nn.Module, _inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-        if options.get("documents", PROBE) is PROBE:
+        if options.get("documents", PROBE) in (PROBE, PROBE_SHARED):
             return  # the trial before the training
         seen.append(sum(map(len, options["documents"])))
         if seen[-1] > rows and len(seen) > spared:

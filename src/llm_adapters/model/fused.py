@@ -38,16 +38,16 @@ class Fused:
             for module in model.modules():
                 forward = _replacement(module)
                 if forward is not None:
-                    self._forwards.append((module, partial(forward, module)))
-                home = sys.modules.get(type(module).__module__)
-                if home is not None and home not in self._rotations and hasattr(home, _ROTARY):
-                    theirs = getattr(home, _ROTARY)
-                    self._rotations[home] = partial(_rotary, theirs) if _is_rotary(theirs) else theirs
+                    self._forwards.append((module, partial(_forward, module, forward)))
+            for home in {sys.modules.get(type(module).__module__) for module in model.modules()}:
+                theirs = _own_rotary(home)
+                if theirs is not None and _is_rotary(theirs):
+                    self._rotations[home] = partial(_rotary, theirs)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """While it lasts, the model computes in fewer passes whatever is float32 on a CPU and needs a gradient."""
-        before = {home: getattr(home, _ROTARY) for home in self._rotations}
+        before: dict[Any, Any] = {home: _own_rotary(home) for home in self._rotations}
         for module, forward in self._forwards:
             vars(module)["forward"] = forward  # the instance's own; hooks stay in force
         for home, function in self._rotations.items():
@@ -62,7 +62,7 @@ class Fused:
 
 
 def _applies(*states: Tensor) -> bool:
-    """Whether a gradient passes through these states, and nobody else has a say in how they are computed."""
+    """Whether these are float32 on a processor, without autocast, and a gradient passes through them."""
     return (
         all(x.dtype == torch.float32 and x.device.type in ("cpu", "meta") for x in states)
         and any(x.requires_grad for x in states)
@@ -71,10 +71,13 @@ def _applies(*states: Tensor) -> bool:
     )
 
 
-def _replacement(module: nn.Module) -> Callable[..., Tensor] | None:
-    """What stands in for the module's own ``forward(states)``, if anything does."""
-    own = type(module).forward
-    if "forward" in vars(module) or len(inspect.signature(own).parameters) != 2 or draws(module):
+def _replacement(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor | None] | None:
+    """What can stand in for the module's own ``forward(states)``, if anything can; None of it: not for these."""
+    try:
+        parameters = inspect.signature(type(module).forward).parameters
+    except (AttributeError, TypeError, ValueError):  # scripted, or not written in Python
+        return None
+    if "forward" in vars(module) or len(parameters) != 2 or draws(module):
         return None
     for offset in (0.0, 1.0):
         if _is_norm(module, offset):
@@ -82,12 +85,21 @@ def _replacement(module: nn.Module) -> Callable[..., Tensor] | None:
     return _gated if _is_gated(module) else None
 
 
+def _forward(module: nn.Module, fewer: Callable[[nn.Module, Tensor], Tensor | None], *given: Any, **named: Any) -> Any:
+    """The module's ``forward``, in fewer passes if it is given nothing but states for which ``fewer`` has a way."""
+    found = fewer(module, given[0]) if len(given) == 1 and not named else None
+    return type(module).forward(module, *given, **named) if found is None else found
+
+
 def _computes(module: nn.Module, parts: Mapping[str, Any], formula: Callable[[Tensor], Tensor]) -> bool:
-    """Whether the module, with small parts in the places of its own, computes a formula, of large states too."""
+    """Whether the module, with small parts in the places of its own, computes a formula, of any size of states.
+
+    In small ones an ε shows, in large ones a limit.
+    """
     try:
         trial: Any = type(module).__new__(type(module))
         vars(trial).update({**vars(module), **parts, "training": True})
-        for size in (1.0, 1000.0):
+        for size in (0.001, 1.0, 1000.0):
             states = size * torch.randn(2, 3, 8)
             expected = formula(states)
             found = type(module).forward(trial, states)
@@ -119,11 +131,10 @@ def _epsilon(module: nn.Module) -> float | None:
     return found if isinstance(found, float) else None
 
 
-def _norm(offset: float, module: nn.Module, states: Tensor) -> Tensor:
+def _norm(offset: float, module: nn.Module, states: Tensor) -> Tensor | None:
     weight: Any = module.weight
     if weight.requires_grad or not _applies(states, weight):
-        own: Tensor = type(module).forward(module, states)
-        return own
+        return None
     result: Tensor = _Norm.apply(states, weight + offset if offset else weight, _epsilon(module))
     return result
 
@@ -150,8 +161,14 @@ class _Norm(torch.autograd.Function):
 # -- rotary positions ---------------------------------------------------------------------------------
 
 
+def _own_rotary(home: Any) -> Callable[..., Any] | None:
+    """The function of a Python module that turns queries and keys, under what stands in for it."""
+    found = getattr(home, _ROTARY, None)
+    return found.args[0] if isinstance(found, partial) and found.func is _rotary else found
+
+
 def _is_rotary(function: Callable[..., Any]) -> bool:
-    """Whether it turns the two halves of every head against each other, by angles that both halves share."""
+    """Whether it turns the two halves of every head against each other."""
     query, key = torch.randn(2, 3, 5, 8), torch.randn(2, 1, 5, 8)
     cos, sin = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     try:
@@ -211,12 +228,11 @@ def _is_gated(module: nn.Module) -> bool:
     return _computes(module, {"_modules": small}, lambda x: down(functional.silu(gate(x)) * up(x)))
 
 
-def _gated(module: Any, states: Tensor) -> Tensor:
-    result: Tensor
-    if _applies(states):
-        result = module.down_proj(_Gated.apply(module.gate_proj(states), module.up_proj(states)))
-    else:
-        result = type(module).forward(module, states)
+def _gated(module: Any, states: Tensor) -> Tensor | None:
+    passed_over = [part for name, part in module._modules.items() if name not in _LINEARS]
+    if not _applies(states) or any(part._forward_hooks or part._forward_pre_hooks for part in passed_over):
+        return None
+    result: Tensor = module.down_proj(_Gated.apply(module.gate_proj(states), module.up_proj(states)))
     return result
 
 

@@ -28,6 +28,9 @@ PACKED = "llm_adapters_packed"
 PROBE = ((5, 3, 4), (6, 6))
 """The documents of the two rows on which packing is tried."""
 
+PROBE_SHARED, BEGINNING = ((8, 3, 4),), 3
+"""Those of the row on which a shared beginning is tried, and how long that is."""
+
 
 def packed_attention(
     module: torch.nn.Module,
@@ -98,9 +101,12 @@ def _with_virtual(
 
 
 def _whole(pieces: Sequence[Tensor], beginning: int) -> list[Tensor]:
-    """Documents (1, H, T, d) with the first tokens of the first before each of the others."""
+    """Documents (1, H, T, d) with the first tokens of the first before each of the others, none a view of the row.
+
+    For the backward pass attention keeps what it is given: a view would keep the whole row beside the copies.
+    """
     first = pieces[0][:, :, :beginning]
-    return [pieces[0], *(torch.cat([first, piece], dim=2) for piece in pieces[1:])]
+    return [pieces[0].contiguous(), *(torch.cat([first, piece], dim=2) for piece in pieces[1:])]
 
 
 def _behind(mask: Tensor | None, width: int, q: Tensor) -> Tensor:
@@ -152,7 +158,6 @@ def packing(decoder: Any) -> Iterator[None]:
         decoder.config._attn_implementation = before
 
 
-@torch.no_grad()
 def can_pack(model: Any, sites: SiteMap) -> bool:
     """Whether documents packed into rows give this model's hidden states what each alone gives them; it is tried.
 
@@ -166,25 +171,46 @@ def can_pack(model: Any, sites: SiteMap) -> bool:
         return False
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
         return False
+    return _agrees(model, decoder, PROBE, 0)
+
+
+def can_share(model: Any, sites: SiteMap) -> bool:
+    """Whether a model that can pack also takes documents that share a beginning; it is tried.
+
+    Not one that masks by itself, and not one whose tokens see those behind them.
+    """
+    return _agrees(model, sites.decoder, PROBE_SHARED, BEGINNING)
+
+
+@torch.no_grad()
+def _agrees(model: Any, decoder: Any, documents: Documents, beginning: int) -> bool:
+    """Whether packed documents, all with the first tokens of their row before them, get what each alone gets."""
     device = model.get_input_embeddings().weight.device
     if device.type == "meta":  # no numbers to try it with: what the structure allows
         return True
-    width = sum(PROBE[0])
-    ids = torch.arange(2 * width, device=device).view(2, width) % model.get_input_embeddings().weight.shape[0]
-    positions = [[place for length in row for place in range(length)] for row in PROBE]
+    width = sum(documents[0])
+    ids = torch.arange(len(documents) * width, device=device).view(-1, width)
+    ids %= model.get_input_embeddings().weight.shape[0]
+    begins = [[0] + [beginning] * (len(row) - 1) for row in documents]
+    positions = [
+        [begin + place for begin, length in zip(*pair, strict=True) for place in range(length)]
+        for pair in zip(begins, documents, strict=True)
+    ]
     was_training, quantised = model.training, quantised_linears(decoder)
     model.eval()
     for module in quantised:  # as they train: bitsandbytes evaluates in 8 bits what all rows of a batch agree on
         module.train()
+    shared = {"beginning": beginning} if beginning else {}
     try:
         with packing(decoder):
             packed = decoder(
-                input_ids=ids, position_ids=torch.tensor(positions, device=device), use_cache=False, documents=PROBE
-            ).last_hidden_state
+                input_ids=ids, position_ids=torch.tensor(positions, device=device), use_cache=False,
+                documents=documents, **shared,
+            ).last_hidden_state  # fmt: skip
         alone = [
-            decoder(input_ids=part[None], use_cache=False).last_hidden_state[0]
-            for row, lengths in zip(ids, PROBE, strict=True)
-            for part in row.split(list(lengths))
+            decoder(input_ids=torch.cat([row[:begin], part])[None], use_cache=False).last_hidden_state[0, begin:]
+            for row, own, lengths in zip(ids, begins, documents, strict=True)
+            for begin, part in zip(own, row.split(list(lengths)), strict=True)
         ]
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
         return False

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from llm_adapters.model.memory import free_bytes, total_bytes
@@ -34,9 +35,9 @@ class Prepacked:
         linears = [module for module in _linears(model, training=training) if _at_hand(module)]
         forth, back = _copied(linears, limit, training=training)
         with torch.no_grad() if training else torch.inference_mode():
-            turned = {module: _packed(module.weight.t()) for module in back}
+            transposed = {module: _packed(module.weight.t()) for module in back}
             self._forwards = [
-                (module, partial(_linear, module, _packed(module.weight), turned.get(module))) for module in forth
+                (module, partial(_linear, module, _packed(module.weight), transposed.get(module))) for module in forth
             ]
 
     @contextmanager
@@ -99,11 +100,11 @@ def _packed(weight: Tensor) -> Tensor:
     return packed
 
 
-def _linear(module: nn.Linear, packed: Tensor, turned: Tensor | None, states: Tensor) -> Tensor:
+def _linear(module: nn.Linear, packed: Tensor, transposed: Tensor | None, states: Tensor) -> Tensor:
     if states.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return functional.linear(states, module.weight, module.bias)
     if torch.is_grad_enabled() and states.requires_grad:
-        flat: Tensor = _PrepackedLinear.apply(states.flatten(0, -2), module, packed, turned)
+        flat: Tensor = _PrepackedLinear.apply(states.flatten(0, -2), module, packed, transposed)
         # As PyTorch's own linear map gives it: a tensor that others may overwrite, not a view of one.
         return torch.ops.aten._unsafe_view(flat, [*states.shape[:-1], flat.shape[-1]])
     return _product(states, packed, module.bias)
@@ -115,14 +116,15 @@ def _product(states: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _PrepackedLinear(torch.autograd.Function):
-    """A linear map with frozen weights, which saves nothing; ``turned`` is its packed transpose, if there is one."""
+    """A linear map with frozen weights, which saves nothing; ``transposed``: packed too, if it is."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, module: nn.Linear, packed: Tensor, turned: Tensor | None) -> Tensor:
-        ctx.weight, ctx.turned = module.weight, turned
+    def forward(ctx: Any, states: Tensor, module: nn.Linear, packed: Tensor, transposed: Tensor | None) -> Tensor:
+        ctx.weight, ctx.transposed = module.weight, transposed
         return _product(states, packed, module.bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
-        inner = outer[0] @ ctx.weight if ctx.turned is None else _product(outer[0], ctx.turned, None)
+        inner = outer[0] @ ctx.weight if ctx.transposed is None else _product(outer[0], ctx.transposed, None)
         return inner, None, None, None

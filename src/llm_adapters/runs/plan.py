@@ -78,7 +78,7 @@ def plan(config: RunConfig, *, gpu: Gpu | None = None, note: Callable[[str], Non
     shape = TrainingShape.of(config, dtype=there, note=note)
     with WithoutNumbers():
         adapter = attach(shape.model, list(config.adapter), "plan", tokenizer=shape.tokenizer)
-    shape.fit()
+    shape.settle_sharing()
     planned = _Planned(shape, adapter, gpu, _process_bytes(), note)
     note("counting the fullest micro-batch")
     memory = planned.memory(shape)
@@ -172,7 +172,10 @@ class _Planned:
             shape.model.gradient_checkpointing_disable()
         if shape.dequantised:
             return found
-        if shape.dtype == torch.float32:
-            found["model.dtype=bfloat16 (the base's weights alone)"] = held - shape.base_bytes // 2
-        found["model.quantization=bnb-nf4 (the base's weights alone)"] = held - shape.base_bytes + shape.in_nf4
+        here = self.gpu is None and shape.device.type == "cpu"
+        others = held - shape.base_bytes - (shape.prepacked if here else 0)
+        if shape.dtype == torch.float32:  # of smaller ones there are no copies
+            found["model.dtype=bfloat16 (the base's weights alone)"] = others + shape.base_bytes // 2
+        copied = shape.prepacked_if(quantised=True) if here else 0
+        found["model.quantization=bnb-nf4 (the base's weights alone)"] = others + shape.in_nf4 + copied
         return found

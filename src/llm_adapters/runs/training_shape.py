@@ -62,13 +62,19 @@ class TrainingShape:
 
     @classmethod
     def of(
-        cls, config: RunConfig, *, dtype: torch.dtype | None = None, note: Callable[[str], None] = lambda _text: None
+        cls,
+        config: RunConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        as_written: bool = False,
+        note: Callable[[str], None] = lambda _text: None,
     ) -> TrainingShape:
         """Read the data, make the empty model, and order the micro-batches as the run will.
 
         Args:
             config: of the run; its adapter is not attached.
             dtype: what ``auto`` is, for a device that is not here.
+            as_written: the model computes as it is written, without what is fused on this machine's CPU.
             note: told of what takes a moment.
 
         Raises:
@@ -77,7 +83,7 @@ class TrainingShape:
         source, settings = config.model, config.train
         template, data = get_template(config.data.template), TrainingData.of(config.data, config.seed)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        here = dtype is None
+        fused = dtype is None and not as_written and device.type == "cpu" and not settings.compile
         if dtype is None or source.dtype != "auto":
             dtype = dtype_on(source.dtype, device)
         model: Any = empty_model(source.source, dtype=dtype, trust_remote_code=source.trust_remote_code)
@@ -99,10 +105,8 @@ class TrainingShape:
             raise DataError("no training example has a label left", mend="raise data.max_length")
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        batches = Batches(
-            model.train(), pad_id=0, device=torch.device("cpu"), packed=settings.packing,
-            fused=here and device.type == "cpu" and not settings.compile,
-        )  # fmt: skip
+        model.train()
+        batches = Batches(model, pad_id=0, device=torch.device("cpu"), packed=settings.packing, fused=fused)
         size = settings.micro_batch or settings.batch_size
         return cls(
             config, device, dtype, model, tokenizer, sum(parameter.numel() for parameter in model.parameters()), held,
@@ -110,9 +114,9 @@ class TrainingShape:
             Workload.of(encoded, settings, batches, seed=config.seed, size=size),
         )  # fmt: skip
 
-    def fit(self) -> None:
-        """Let the examples stand in their micro-batches as they will with what is attached to ``model``."""
-        self.batches.sharing = shares_beginnings(self.model, self.config.train)
+    def settle_sharing(self) -> None:
+        """Settle, by what is attached to ``model``, whether beginnings stand in a micro-batch once."""
+        self.batches.sharing = self.batches.can_share and shares_beginnings(self.model, self.config.train)
 
     def with_rows(self, size: int) -> TrainingShape:
         """The same training with micro-batches of another size."""
@@ -120,18 +124,20 @@ class TrainingShape:
         return replace(self, size=size, work=work)
 
     def memory(self, adapter: Any) -> dict[str, int]:
-        """Bytes by what holds them at the fullest micro-batch: the one with most tokens, or with most logits.
+        """Bytes by what holds them at the fullest micro-batch: by its tokens, what its attention takes, or its logits.
 
         Args:
             adapter: attached to ``model``.
         """
         pieces = list(zip(self.extents, self.work.pieces, strict=True))
+        orders: tuple[Callable[[Extent], tuple[int, int]], ...] = (
+            lambda extent: (extent.tokens, extent.logits),
+            lambda extent: (extent.squares, extent.tokens),
+            lambda extent: (extent.logits, extent.tokens),
+        )
         fullest = {
             id(piece): piece
-            for _, piece in (
-                max(pieces, key=lambda pair: (pair[0].tokens, pair[0].logits)),
-                max(pieces, key=lambda pair: (pair[0].logits, pair[0].tokens)),
-            )
+            for _, piece in (max(pieces, key=lambda pair, order=order: order(pair[0])) for order in orders)  # type: ignore[misc]
         }
         found = [
             count(self.model, self.batches, piece, accumulating=self.work.accumulating) for piece in fullest.values()
@@ -164,7 +170,11 @@ class TrainingShape:
     @property
     def prepacked(self) -> int:
         """Bytes of weights that a training on a CPU copies into the layout of its kernels; 0 if it does not."""
-        plain = self.model.get_output_embeddings() if self.dequantised else self.model  # what no quantization replaces
+        return self.prepacked_if(quantised=self.dequantised > 0)
+
+    def prepacked_if(self, *, quantised: bool) -> int:
+        """Those bytes over a base that is quantised, or over this one as it is."""
+        plain = self.model.get_output_embeddings() if quantised else self.model  # what no quantization replaces
         return 0 if self.config.train.compile else bytes_to_train(plain)
 
     def operations(self) -> float:

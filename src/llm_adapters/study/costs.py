@@ -45,7 +45,9 @@ class Costs:
     ``memory`` is the peak of a training on the device that is here, without what the process holds beside it: weights,
     adapter, moments, and the fullest micro-batch of its data, counted on the meta device. ``time`` is all operations of
     its steps, forward and backward, the base's included: the time of a machine on which every product runs at one
-    rate. Runs that differ in the seed alone count as the first of them, so that they get one size.
+    rate. In both every example goes through the model whole, as the model is written: what the engine saves for some
+    methods and on some devices – beginnings computed once, fused maps – would favour them. Runs that differ in the seed
+    alone count as the first of them, so that they get one size.
     """
 
     def __init__(self, measure: Measure, bases: Bases) -> None:
@@ -71,11 +73,10 @@ class Costs:
     def _trained(self, config: RunConfig) -> int:
         setting = config.model_dump_json(exclude={"name", "seed", "evaluate", "adapter"})
         if setting not in self._shapes:
-            self._shapes[setting] = TrainingShape.of(config)
+            self._shapes[setting] = TrainingShape.of(config, as_written=True)
         shape = self._shapes[setting]
         with WithoutNumbers():
             adapter = attach(shape.model, list(config.adapter), _NAME, tokenizer=shape.tokenizer)
-        shape.fit()
         try:
             return sum(shape.memory(adapter).values()) if self.measure == "memory" else round(shape.operations())
         finally:

@@ -12,7 +12,7 @@ import torch
 from llm_adapters.data.collate import collate, collate_packed
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.model.fused import Fused
-from llm_adapters.model.packing import can_pack, packing
+from llm_adapters.model.packing import can_pack, can_share, packing
 from llm_adapters.model.prepacked import Prepacked
 from llm_adapters.model.sites import find_sites
 from llm_adapters.train.beginnings import shared_beginning
@@ -23,7 +23,8 @@ class Batches:
 
     Attributes:
         packed: whether examples stand in one row.
-        sharing: whether a beginning that all of them share then stands there once.
+        can_share: whether a beginning that they share may then stand there once.
+        sharing: whether it does.
 
     Args:
         model: a causal language model, with its adapters.
@@ -48,6 +49,7 @@ class Batches:
         self.decoder: Any = sites.decoder
         self.pad_id, self.device = pad_id, device
         self.packed = packed and can_pack(model, sites)
+        self.can_share = self.packed and can_share(model, sites)
         self.sharing = False
         self._prepacked = Prepacked(model, training=True) if prepacked else nullcontext
         self._fused = Fused(model) if fused else nullcontext

@@ -75,16 +75,17 @@ class Stepper:
         plain = adapter.base.model
         # Only the leader tries: of a base that is to be sharded the others do not have the weights.
         tries = settings.packing and team.leads
-        plainly = self.sharded or settings.compile  # what moves, and what is compiled, computes as the model does
+        as_written = self.sharded or settings.compile  # what moves, and what is compiled, stays as it is
         self.batches = batches or Batches(
             plain,
             pad_id=pad_id,
             device=self.device,
             packed=tries,
-            prepacked=not plainly,
-            fused=not plainly and self.device.type == "cpu",
+            prepacked=not as_written,
+            fused=not as_written and self.device.type == "cpu",
         )
-        self.batches.packed = team.from_leader(lambda: self.batches.packed)
+        found = team.from_leader(lambda: (self.batches.packed, self.batches.can_share))
+        self.batches.packed, self.batches.can_share = found
         if self.sharded:
             shard(plain, adapter, team)
         else:
@@ -116,7 +117,7 @@ class Stepper:
 
         For one adapter that trains alone: those of several see their own tokens each.
         """
-        self.batches.sharing = shares_beginnings(self.plain, self.settings)
+        self.batches.sharing = self.batches.can_share and shares_beginnings(self.plain, self.settings)
 
     def cache_frozen_layers(self, rows: Sequence[Numbered], steps: int) -> None:
         """Keep what the layers below the adapter give for these rows, of which so many steps are taken.

@@ -67,7 +67,9 @@ class _AddLowRank(torch.autograd.Function):
         h = _rows(x) @ A.t()
         if fresh:
             ctx.mark_dirty(out)
-        ctx.save_for_backward(x, h, A, B)
+        _, _, of_A, of_B, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_A else None, h if of_B else None, A, B)
+        ctx.shape = x.shape
         ctx.scale = scale
         return _add(out, h, B, scale, fresh=fresh)
 
@@ -80,7 +82,7 @@ class _AddLowRank(torch.autograd.Function):
         g = (outer @ B).mul_(ctx.scale)
         return (
             gradients[0] if of_out else None,
-            (g @ A).view(x.shape) if of_x else None,
+            (g @ A).view(ctx.shape) if of_x else None,
             (_rows(x).t() @ g).t() if of_A else None,  # this way round the product is half as fast again
             (outer.t() @ h).mul_(ctx.scale) if of_B else None,
             None,
