@@ -9,9 +9,10 @@ One model, one LoRA adapter with the same weights, the same rows, greedy, up to 
     (e) this engine, four adapters of four types on a quarter of the rows each
 
 Prints new tokens a second, the ratios, how many texts of (c), (d) differ from (b), and the share of the floor set by
-2·N operations a token – of prompts too, there without the head – at the rate of the model's own matrix products, by the
-faster of torch's two ways, measured in the same run. In (e) every row writes as many
-tokens as in (d). (c), (d), (e) take turns --rounds times. A trained adapter writes texts of real lengths:
+2·N operations a token – of prompts too – at the rate of the model's own matrix products. Machines are shared and change
+their speed within seconds, so that rate is measured all along (d), every few steps with (d)'s clock stopped, by the
+faster of torch's two ways: its mean is what (d) could have had. In (e) every row writes as many tokens as in (d).
+(c), (d), (e) take turns --rounds times. A trained adapter writes texts of real lengths:
 ``llm-adapters train configs/math-short.yaml`` makes one for --adapter; without it a random one.
 
     python benchmarks/evaluation_speed.py [--benchmark gsm8k] [--adapter FOLDER] [--rows N] [--tokens N] [--rounds N]
@@ -57,7 +58,7 @@ def main() -> None:
     slow, one = prompts[: options.slow_rows], prompts[: options.one_rows]
     side = Sides(tokenizer, stop_ids(model, tokenizer), options.tokens)
     runs: dict[str, list[Run]] = {key: [] for key in "abcde"}
-    rates = [matrix_rate(model, min(len(prompts), MOST_ROWS))]
+    rate = MatrixRate(model, min(len(prompts), MOST_ROWS))
     with tempfile.TemporaryDirectory() as place:
         lora = trained(model, options.adapter)
         lora.save(Path(place) / "lora")
@@ -68,18 +69,18 @@ def main() -> None:
         la.detach(model)
         for _ in range(options.rounds):  # ours and peft take turns
             la.attach(model, Path(place) / "lora", "lora")
-            runs["d"].append(timed(side.engine, model, prompts, ["lora"]))
+            run = timed(side.engine, model, prompts, ["lora"], on_token=rate.every_few)
+            runs["d"].append(run._replace(seconds=run.seconds - rate.taken()))
             for name in KINDS[1:]:
                 la.attach(model, la.method(name), name)
             runs["e"].append(timed(side.engine, model, prompts, KINDS, [len(text) + 1 for text in runs["d"][0].texts]))
             la.detach(model)
-            rates.append(matrix_rate(model, min(len(prompts), MOST_ROWS)))
             wrapped = with_peft(model, recipe, state)
             runs["c"].append(timed(side.generate, wrapped, prompts[: options.padded_rows], 16))
             model = wrapped.unload()
     head = model.lm_head.weight.numel()
     body = sum(p.numel() for p in model.parameters()) - head  # its embeddings are its head
-    report(options, prompts, runs, parameters=(body, head), rate=statistics.median(rates))
+    report(options, prompts, runs, parameters=(body, head), rate=rate.mean())
 
 
 class Run(NamedTuple):
@@ -128,12 +129,18 @@ class Sides(NamedTuple):
         return texts
 
     def engine(
-        self, model: Any, prompts: Sequence[Sequence[int]], names: Sequence[str], limits: list[int] | None = None
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        names: Sequence[str],
+        limits: list[int] | None = None,
+        on_token: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """This engine, the adapters in turn over the rows; with ``limits`` every row writes just so many tokens."""
         done = generate(
             model, prompts, max_new_tokens=limits or self.limit, stop_ids=() if limits else self.stops,
             pad_id=self.tokenizer.pad_token_id, routes=[names[i % len(names)] for i in range(len(prompts))],
+            on_token=on_token,
         )  # fmt: skip
         return [c.ids for c in sorted(done, key=lambda c: c.prompt)]
 
@@ -203,24 +210,48 @@ def cut(ids: list[int], stops: set[int], pad: int) -> list[int]:
     return ids[: ends[0]] if ends else ids
 
 
-def matrix_rate(model: Any, rows: int) -> float:
-    """Operations a second of the model's own products of ``rows`` rows, by the faster of torch's two ways."""
-    layer = [module for module in model.model.layers[0].modules() if isinstance(module, torch.nn.Linear)]
-    linears = [*layer * len(model.model.layers), model.lm_head]
-    inputs = {module.in_features: torch.randn(rows, module.in_features) for module in linears}
+class MatrixRate:
+    """Operations a second of the model's own products of so many rows, by the faster of torch's two ways."""
 
-    def seconds() -> float:
+    EVERY = 16  # steps
+
+    def __init__(self, model: Any, rows: int) -> None:
+        self.linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+        self.inputs = {module.in_features: torch.randn(rows, module.in_features) for module in self.linears}
+        self.operations = sum(2 * rows * module.weight.numel() for module in self.linears)
+        self.packed = Prepacked(torch.nn.ModuleList(self.linears))
+        self.samples: list[float] = []
+        self.steps = 0
+        self.clock = 0.0
+
+    @torch.inference_mode()
+    def sample(self) -> None:
         start = time.perf_counter()
-        for module in linears:
-            module(inputs[module.in_features])
-        return time.perf_counter() - start
+        seconds = [self._seconds()]
+        with self.packed():
+            seconds.append(self._seconds())
+        self.samples.append(self.operations / min(seconds))
+        self.clock += time.perf_counter() - start
 
-    packed = Prepacked(torch.nn.ModuleList(linears))
-    with torch.inference_mode():
-        usual = statistics.median(seconds() for _ in range(7))
-        with packed():
-            best = min(usual, statistics.median(seconds() for _ in range(7)))
-    return sum(2 * rows * module.weight.numel() for module in linears) / best
+    def every_few(self, _tokens: int) -> None:
+        """Take a sample in every so many calls."""
+        self.steps += 1
+        if self.steps % self.EVERY == 0:
+            self.sample()
+
+    def taken(self) -> float:
+        """Seconds that samples have taken since this was asked last."""
+        taken, self.clock = self.clock, 0.0
+        return taken
+
+    def mean(self) -> float:
+        return statistics.fmean(self.samples)
+
+    def _seconds(self) -> float:
+        start = time.perf_counter()
+        for module in self.linears:
+            module.forward(self.inputs[module.in_features])  # without the hooks of adapters
+        return time.perf_counter() - start
 
 
 def with_peft(model: Any, recipe: dict[str, Any], state: dict[str, torch.Tensor]) -> Any:

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -6,7 +7,7 @@ from transformers import MambaConfig, MambaForCausalLM
 
 import llm_adapters as la
 from llm_adapters.errors import UserError
-from llm_adapters.generate import generate
+from llm_adapters.generate import batch, generate
 from tiny import tiny_model
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16, 17, 18], [19, 20]]
@@ -65,6 +66,26 @@ def test_every_prompt_goes_through_its_own_adapter() -> None:
         with la.route(model, [route]):
             assert got[i] == _uncached(model, PROMPTS[i], 6, set())[0], route
     assert len({tuple(ids) for ids in got.values()}) == len(PROMPTS)
+
+
+def test_rows_of_one_adapter_stand_together_also_when_some_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one adapter side by side are a slice of the batch, and others would be copied."""
+    model = tiny_model("llama")
+    for name in ("a", "b"):
+        la.attach(model, la.method("lora"), name)
+    routes = ["a", "b"] * 13
+    seen: list[list[Any]] = []
+
+    def recorded(model: Any, rows: Any, **options: Any) -> Any:
+        seen.append(list(rows))
+        return la.route(model, rows, **options)
+
+    monkeypatch.setattr(batch.operations, "route", recorded)
+    limits = [1 + (5 * i) % 9 for i in range(len(MANY))]
+    list(generate(model, MANY, max_new_tokens=limits, stop_ids=(), routes=routes, batch_size=26))
+    assert max(map(len, seen)) == 26
+    for rows in seen:
+        assert sum(one != other for one, other in pairwise(rows)) <= 1
 
 
 def test_rows_that_fill_the_context_leave_no_place_beyond_it() -> None:

@@ -5,6 +5,7 @@ import torch
 
 from llm_adapters.errors import UserError
 from llm_adapters.generate import Sampling, generate
+from llm_adapters.generate.sampling import likeliest
 from tiny import tiny_model
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16, 17, 18], [19, 20]]
@@ -22,6 +23,17 @@ def test_a_prompt_draws_the_same_in_any_batch_and_another_with_another_seed() ->
     alone = _texts(PROMPTS, 1)
     assert _texts(PROMPTS, 2) == _texts(PROMPTS, 5) == alone
     assert _texts(PROMPTS, 5, seed=1) != alone
+
+
+@pytest.mark.parametrize("vocabulary", [1, 97, 128, 512])
+def test_the_likeliest_is_the_first_of_the_largest(vocabulary: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 5, (40, vocabulary), generator=generator).float()  # many are equal
+    logits = torch.cat([coarse, torch.randn(40, vocabulary, generator=generator), torch.full((1, vocabulary), -9.0)])
+    first = [row.index(max(row)) for row in logits.tolist()]
+    assert likeliest(logits).tolist() == first
+    assert likeliest(torch.stack([logits, logits], 1)[:, -1]).tolist() == first  # the last of several columns
+    assert likeliest(logits.bfloat16()).tolist() == [row.index(max(row)) for row in logits.bfloat16().tolist()]
 
 
 @pytest.mark.parametrize(

@@ -53,3 +53,12 @@ def test_rows_come_and_go_beside_a_prefix() -> None:
     for ours, theirs in zip(slab.behind(*prefix), prefix, strict=True):
         assert torch.equal(ours[:, :, :7], theirs)
     assert torch.equal(slab.keys[:2, :, -3:], first[0][[0, 2]])
+
+
+def test_kept_rows_move_in_one_copy_where_calls_are_dear() -> None:
+    """On a device that is not a CPU, the shapes alone; here the indices that it would copy by."""
+    with torch.device("meta"):
+        slab = SlabLayer()
+        slab.update(*_states(5))
+        slab.keep([1, 3], [5, 2])
+    assert slab.keys.shape == (2, HEADS, 5, KEY)

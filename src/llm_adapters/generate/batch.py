@@ -17,8 +17,8 @@ from llm_adapters.adapters.routing import RowRoute
 from llm_adapters.errors import UserError
 from llm_adapters.generate.inputs import accepted
 from llm_adapters.generate.memory import MOST_ROWS, rows_that_fit
-from llm_adapters.generate.prefill import Filled, Prefill, Prompt
-from llm_adapters.generate.sampling import Sampling
+from llm_adapters.generate.prefill import Filled, Prefill, Prompt, hashable
+from llm_adapters.generate.sampling import Sampling, likeliest
 from llm_adapters.generate.slab import SlabLayer
 from llm_adapters.model.prepacked import Prepacked
 from llm_adapters.model.row_blocks import Block, blocks_of, reading_by_blocks
@@ -96,15 +96,25 @@ class Batch:
         )
         # Alike after alike, longest first: groups and batches waste little, and if memory does not suffice it shows
         # early.
-        first: dict[object, int] = {}
-        keys = {row.prompt: self.prefill.key(Prompt(row.given, row.route)) for row in rows}
-        self.waiting = deque(
-            sorted(rows, key=lambda r: (first.setdefault(keys[r.prompt], r.prompt), -len(r.given), r.prompt))
-        )
+        self.waiting = deque(sorted(rows, key=self._order(rows)))
         self.columns = max((len(row.given) + row.limit for row in rows), default=0)
         self.size, self.measured = batch_size or MOST_ROWS, batch_size is not None
         self.written = 0
         self._clear()
+
+    def _order(self, rows: Sequence[Row]) -> Callable[[Row], tuple[int, int, int, int]]:
+        """By route, by what is computed once, by length; routes and beginnings in the order in which they come."""
+        routes: dict[object, int] = {}
+        keys: dict[object, int] = {}
+        for row in rows:
+            routes.setdefault(hashable(row.route), row.prompt)
+            keys.setdefault(self.prefill.key(Prompt(row.given, row.route)), row.prompt)
+
+        def place(row: Row) -> tuple[int, int, int, int]:
+            key = self.prefill.key(Prompt(row.given, row.route))
+            return routes[hashable(row.route)], keys[key], -len(row.given), row.prompt
+
+        return place
 
     def _clear(self) -> None:
         self.rows: list[Row | None] = []
@@ -142,6 +152,8 @@ class Batch:
         self._tidy()
 
     def _refill(self) -> None:
+        if not self.live:
+            self._clear()
         new: list[Row] = []
         groups: list[Filled] = []
         while len(new) < min(self.size - self.live, len(self.waiting)):
@@ -169,20 +181,23 @@ class Batch:
     def step(self) -> list[Completion]:
         """Write one more token in every row; gives the rows that are finished by it."""
         ids = torch.tensor([[row.last if row else self.pad_id] for row in self.rows], device=self.device)
-        # An empty place computes along: on the route of a row that lives, so that it needs no group of its own, and
-        # without another position, of which a model may have no more.
-        some = next(row for row in self.rows if row)
+        # An empty place computes along, without another position, of which a model may have no more.
         written = torch.tensor([[row is not None] for row in self.rows], device=self.device)
         mask = torch.cat([self.mask, written.long()], dim=1)
         with reading_by_blocks(self.model, self.blocks, mask.shape[1]):
-            logits = self._forward(ids, mask, self.cache, [(row or some).route for row in self.rows])
+            logits = self._forward(ids, mask, self.cache, self._routes())
         self.mask = mask
         if self.sampling is None:
-            chosen = logits.argmax(-1)
+            chosen = likeliest(logits)
         else:
             numbers = [self.sampling.number(row.prompt, len(row.ids)) if row else 0.0 for row in self.rows]
             chosen = self.sampling.choose(logits, torch.tensor(numbers, device=self.device))
         return self._write(chosen.tolist())
+
+    def _routes(self) -> list[RowRoute]:
+        """The route of each row; an empty place goes with the row before it, so that it needs no group of its own."""
+        route = next(row for row in self.rows if row).route
+        return [route := row.route if row else route for row in self.rows]
 
     def _forward(self, ids: Tensor, mask: Tensor, cache: Cache, routes: Sequence[RowRoute]) -> Tensor:
         """Logits (B, V) after the last column."""
@@ -217,8 +232,6 @@ class Batch:
 
     def _join(self, new: list[Row], groups: list[Filled]) -> None:
         """Put prefilled rows behind the others, their newest columns under theirs."""
-        if not self.live:
-            self._clear()
         places = range(len(self.rows), len(self.rows) + len(new))
         self.rows += new
         lengths = torch.tensor([len(row.tokens) - 1 for row in new], device=self.device)
@@ -252,8 +265,14 @@ class Batch:
         for slab in self._slabs() if unseen else ():
             slab.drop_left(unseen)
         # Where a call costs more than what it reads, on a GPU, one block is best.
-        apart = self.device.type == "cpu" and self.mask.shape[1]
-        self.blocks = blocks_of(self.mask.argmax(1).tolist()) if apart else []
+        layer = next(self._slabs(), None) if self.device.type == "cpu" else None
+        self.blocks = blocks_of(self._firsts(), layer.bytes_a_column) if layer else []
+
+    def _firsts(self) -> list[int]:
+        """The first column that each row sees; the one to come, where it sees none."""
+        columns = self.mask.shape[1]
+        places = torch.arange(columns, device=self.device).expand_as(self.mask)
+        return places.where(self.mask > 0, columns).amin(1).tolist() if columns else [0] * len(self.rows)
 
     def _move_up(self) -> None:
         """Take all empty places away."""

@@ -54,7 +54,7 @@ class Prefill:
         self.most_tokens = _TOKENS.get(device.type, _TOKENS_ELSEWHERE)
         alike: dict[object, list[list[int]]] = {}
         for prompt in prompts:
-            key = (_route(prompt.route), tuple(prompt.tokens[:_LEAST_SHARED]))
+            key = (hashable(prompt.route), tuple(prompt.tokens[:_LEAST_SHARED]))
             alike.setdefault(key, []).append(list(prompt.tokens[:-1]))
         shared = {key: _shared(each) for key, each in alike.items() if len(each) >= _LEAST_SHARING}
         self.shared: dict[object, list[int]] = {key: beginning for key, beginning in shared.items() if beginning}
@@ -62,7 +62,7 @@ class Prefill:
 
     def key(self, prompt: Prompt) -> object:
         """The same for prompts that may stand in one group: of one route, and with what they share, if anything."""
-        route = _route(prompt.route)
+        route = hashable(prompt.route)
         key = (route, tuple(prompt.tokens[:_LEAST_SHARED]))
         shared = self.shared.get(key)
         # A row that goes on after memory ran out has more tokens than the prompt that it was.
@@ -104,13 +104,14 @@ class Prefill:
             computed = DynamicCache()
             ids = torch.tensor([list(shared)], device=self.device)
             self.forward(ids, torch.ones_like(ids), computed, [prompt.route])
-            self._computed[key] = computed
+            self._computed = {key: computed}  # the others come no more, or are computed again
         for i, layer in enumerate(self._computed[key].layers):
             cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), i)
         return cache
 
 
-def _route(route: RowRoute) -> object:
+def hashable(route: RowRoute) -> object:
+    """The route of a row, to be compared."""
     return route if route is None or isinstance(route, str) else tuple(route)
 
 

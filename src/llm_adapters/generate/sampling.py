@@ -10,6 +10,21 @@ from torch import Tensor
 from llm_adapters.data.seeding import stable_random
 from llm_adapters.errors import UserError
 
+_WIDE = 128
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """Token ids (B,) of the largest of the logits (B, V), the first of equals: argmax where the maximum is.
+
+    PyTorch's own argmax goes over a vocabulary one number at a time on a CPU, its maximum does not.
+    """
+    rows, vocabulary = logits.shape
+    if vocabulary % _WIDE:
+        return logits.argmax(-1)
+    parts = logits.view(rows, -1, _WIDE)
+    part = parts.amax(-1).argmax(-1)
+    return part * _WIDE + parts[torch.arange(rows, device=logits.device), part].argmax(-1)
+
 
 @dataclass(frozen=True)
 class Sampling:

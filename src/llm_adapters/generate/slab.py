@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
@@ -94,9 +95,18 @@ class SlabLayer(DynamicLayer):
         self.low += columns
         self._show()
 
+    @property
+    def bytes_a_column(self) -> int:
+        """Memory of one row's keys and values in one column."""
+        return sum(slab.shape[1] * slab.shape[3] * slab.element_size() for slab in self._slabs)
+
     def keep(self, rows: Sequence[int], seen: Sequence[int]) -> None:
         """Move some rows, in rising order, to the front; each takes along as many newest columns as it sees."""
         for slab in self._slabs:
+            if slab.device.type != "cpu":  # where a call costs more than what it copies
+                used = slice(self.high - max(seen, default=0), self.high)
+                slab[: len(rows), :, used] = slab[:, :, used][torch.tensor(rows, device=slab.device)]
+                continue
             for place, (row, columns) in enumerate(zip(rows, seen, strict=True)):
                 if place != row:
                     slab[place, :, self.high - columns : self.high] = slab[row, :, self.high - columns : self.high]

@@ -151,11 +151,11 @@ def packing(decoder: Any) -> Iterator[None]:
     Gradient checkpointing computes again in the backward pass, which therefore belongs inside as well.
     """
     before = decoder.config._attn_implementation
-    decoder.config._attn_implementation = PACKED
+    decoder.config._attn_implementation = {"": PACKED}  # of this configuration, and not of those inside it
     try:
         yield
     finally:
-        decoder.config._attn_implementation = before
+        decoder.config._attn_implementation = {"": before}
 
 
 def can_pack(model: Any, sites: SiteMap) -> bool:
