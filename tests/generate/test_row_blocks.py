@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,10 +12,11 @@ from hypothesis import strategies as st
 
 from llm_adapters.generate import batch, generate
 from llm_adapters.model import row_blocks as module
-from llm_adapters.model.row_blocks import BLOCKWISE, Block, blocks_of, reading_by_blocks
+from llm_adapters.model.row_blocks import BLOCKWISE, Reading, Shared, blocks_of, reading_by_blocks
 from tiny import VOCABULARY, put_on, small, tiny_model
 
 FAMILIES = ["llama", "qwen3", "gemma3_text", "olmo2", "phi3", "mixtral", "glm4", "cohere2", "gpt2", "bloom", "mpt"]
+SHARING = {"llama", "qwen3", "gemma3_text", "olmo2", "phi3", "mixtral", "glm4", "cohere2", "mistral", "gpt2"}
 PROMPTS = [[(7 * i + 3 * j) % 90 + 3 for j in range(1 + (17 * i) % 61)] for i in range(20)]
 
 
@@ -44,9 +44,9 @@ def test_texts_are_those_of_each_prompt_alone(family: str, prefixed: bool, monke
     monkeypatch.setattr(module, "_CALL", 500)  # many blocks
     seen: list[int] = []
 
-    def counted(model: Any, blocks: Sequence[Block], columns: int) -> Any:
-        seen.append(len(blocks))
-        return reading_by_blocks(model, blocks, columns)
+    def counted(model: Any, reading: Reading | None, columns: int) -> Any:
+        seen.append(len(reading.blocks) if reading else 0)
+        return reading_by_blocks(model, reading, columns)
 
     monkeypatch.setattr(batch, "reading_by_blocks", counted)
     model: Any = tiny_model(family)
@@ -63,29 +63,84 @@ def test_texts_are_those_of_each_prompt_alone(family: str, prefixed: bool, monke
     assert together == {i: completed([prompt], 1)[0] for i, prompt in enumerate(PROMPTS)}
 
 
+def test_rows_that_begin_alike_share_where_it_is_worth_it() -> None:
+    beginnings = [("a", 400)] * 30 + [("b", 400)] * 2 + [("a", 400)] * 20 + [("c", 0)] * 9
+    found = Reading.of(list(range(61)), beginnings, 1536)
+    assert found.shared == [Shared(slice(0, 30), 400), Shared(slice(32, 52), 400)]
+    assert found.hidden is not None
+    for row in range(61):
+        columns = found.hidden[row].nonzero().flatten().tolist()
+        assert columns == (list(range(row, row + 400)) if row < 30 or 32 <= row < 52 else [])
+    behind = [first for rows, first in found.behind for _ in range(rows.start, rows.stop)]
+    assert all(first <= row + 400 * (row < 30 or 32 <= row < 52) for row, first in enumerate(behind))
+    assert Reading.of([0] * 9, [("a", 5)] * 9, 1536).shared == ()
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "deepseek_v2", "mistral"])
+@pytest.mark.parametrize("window", [False, True])
+@pytest.mark.parametrize("routed", [False, True])
+def test_a_beginning_that_is_read_once_changes_no_text(
+    family: str, window: bool, routed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if window and family not in {"gemma3_text", "mistral", "mixtral", "phi3"}:
+        pytest.skip("has no window")
+    monkeypatch.setattr(module, "_CALL", 500)  # many blocks, and beginnings read apart
+    monkeypatch.setattr(module, "_WORTH", 8)
+    parts: list[int] = []
+    apart = module._apart
+
+    def counted(reading: Reading, *rest: Any) -> Any:
+        parts.append(len(reading.shared))
+        return apart(reading, *rest)
+
+    monkeypatch.setattr(module, "_apart", counted)
+    model: Any = tiny_model(family, **({"sliding_window": 6} if window else {}))
+    names: list[Any] = [None]
+    if routed:
+        names = ["a", "b"]
+        for name in names:
+            put_on(model, small("lora"), name)
+    first, second = list(range(20, 45)), list(range(50, 70))
+    prompts = [(first if i % 3 else second) + [3 + i] * (1 + i % 5) for i in range(22)]
+    routes = [names[i % len(names)] for i in range(len(prompts))]
+    stop = set(range(3, VOCABULARY, 9))
+
+    def completed(prompts: list[list[int]], routes: list[Any], size: int) -> dict[int, list[int]]:
+        found = generate(
+            model, prompts, max_new_tokens=12, stop_ids=stop, batch_size=size, routes=routes if routed else None
+        )
+        return {each.prompt: each.ids for each in found}
+
+    together = completed(prompts, routes, 16)
+    seen = max(parts, default=0)
+    assert together == {i: completed([prompt], [routes[i]], 1)[0] for i, prompt in enumerate(prompts)}
+    shares = family in SHARING and not (window and family != "gemma3_text")  # which has layers without a window too
+    assert (seen > 1) == shares
+
+
 def test_the_attention_is_the_models_own_afterwards() -> None:
     model: Any = tiny_model("llama")
 
     def fail() -> None:
-        with reading_by_blocks(model, [(slice(0, 1), 0), (slice(1, 2), 9)], 20):
+        with reading_by_blocks(model, Reading([(slice(0, 1), 0), (slice(1, 2), 9)]), 20):
             assert model.config._attn_implementation == BLOCKWISE
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert model.config._attn_implementation == "sdpa"
-    with reading_by_blocks(model, [], 20):
+    with reading_by_blocks(model, None, 20):
         assert model.config._attn_implementation == "sdpa"
 
 
 def test_what_is_compiled_and_what_runs_elsewhere_stay_as_they_are() -> None:
     compiled: Any = torch.compile(tiny_model("llama"))
-    with reading_by_blocks(compiled, [(slice(0, 1), 0)], 20):
+    with reading_by_blocks(compiled, Reading([(slice(0, 1), 0)]), 20):
         assert compiled.config._attn_implementation == "sdpa"
     model: Any = tiny_model("llama")
     ids = torch.arange(3, 11)[None]
     expected = model(ids).logits
-    with reading_by_blocks(model, [(slice(0, 1), 0)], 8):
+    with reading_by_blocks(model, Reading([(slice(0, 1), 0)]), 8):
         torch.testing.assert_close(model(ids).logits, expected)  # more than one token a row
         found: list[torch.Tensor] = []
         thread = threading.Thread(target=lambda: found.append(model(ids).logits))  # which has no step under way

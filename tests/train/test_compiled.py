@@ -36,8 +36,16 @@ def _losses(folder: Path, recipe: Any, layers: int = 4, **options: Any) -> list[
     return [row[key] for row in metrics(folder) for key in ("loss", "validation_loss") if key in row]
 
 
-@pytest.mark.parametrize("options", [{}, {"packing": False}, {"gradient_checkpointing": True}], ids=str)
-@pytest.mark.parametrize("name", ["lora", "series", "parallel"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lora", {}),
+        ("series", {}),
+        ("parallel", {"packing": False}),
+        ("series", {"gradient_checkpointing": True}),
+    ],
+    ids=str,
+)
 def test_losses_are_those_of_plain_layers_and_layers_share_what_is_compiled(
     name: str, options: dict[str, Any], counted: CompileCounterWithBackend, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from llm_adapters.generate.prefill import Filled, Prefill, Prompt, hashable
 from llm_adapters.generate.sampling import Sampling, likeliest
 from llm_adapters.generate.slab import SlabLayer
 from llm_adapters.model.prepacked import Prepacked
-from llm_adapters.model.row_blocks import Block, blocks_of, reading_by_blocks
+from llm_adapters.model.row_blocks import Reading, reading_by_blocks
 
 _SHARE = 8  # prompts are taken in, and empty places away, when an eighth is empty: both are work for the whole batch
 
@@ -120,7 +120,8 @@ class Batch:
         self.rows: list[Row | None] = []
         self.cache = Cache(layer_class_to_replicate=SlabLayer)
         self.mask = torch.zeros(0, 0, dtype=torch.long, device=self.device)  # (B, columns of the cache)
-        self.blocks: list[Block] = []  # of rows, by the columns that they see first; a step does not change these
+        self.beginnings: list[tuple[object, int]] = []  # of each place: what it shares, and how many tokens
+        self.reading: Reading | None = None
 
     @property
     def live(self) -> int:
@@ -184,7 +185,7 @@ class Batch:
         # An empty place computes along, without another position, of which a model may have no more.
         written = torch.tensor([[row is not None] for row in self.rows], device=self.device)
         mask = torch.cat([self.mask, written.long()], dim=1)
-        with reading_by_blocks(self.model, self.blocks, mask.shape[1]):
+        with reading_by_blocks(self.model, self.reading, mask.shape[1]):
             logits = self._forward(ids, mask, self.cache, self._routes())
         self.mask = mask
         if self.sampling is None:
@@ -234,6 +235,7 @@ class Batch:
         """Put prefilled rows behind the others, their newest columns under theirs."""
         places = range(len(self.rows), len(self.rows) + len(new))
         self.rows += new
+        self.beginnings += [self.prefill.beginning(Prompt(row.tokens, row.route)) for row in new]
         lengths = torch.tensor([len(row.tokens) - 1 for row in new], device=self.device)
         columns = max(int(lengths.max()), self.mask.shape[1])
         seen = torch.arange(columns, 0, -1, device=self.device) <= lengths[:, None]
@@ -264,9 +266,9 @@ class Batch:
         self.mask = self.mask[:, unseen:]
         for slab in self._slabs() if unseen else ():
             slab.drop_left(unseen)
-        # Where a call costs more than what it reads, on a GPU, one block is best.
+        # Where a call costs more than what it reads, on a GPU, the model's own attention is best.
         layer = next(self._slabs(), None) if self.device.type == "cpu" else None
-        self.blocks = blocks_of(self._firsts(), layer.bytes_a_column) if layer else []
+        self.reading = Reading.of(self._firsts(), self.beginnings, layer.bytes_a_column) if layer else None
 
     def _firsts(self) -> list[int]:
         """The first column that each row sees; the one to come, where it sees none."""
@@ -283,6 +285,7 @@ class Batch:
         for slab in self._slabs():
             slab.keep(places, [len(row.tokens) - 1 for _, row in filled])
         self.rows, self.mask = [row for _, row in filled], self.mask[places]
+        self.beginnings = [self.beginnings[place] for place in places]
 
     def _slabs(self) -> Iterator[SlabLayer]:
         for slab in self.cache.layers:

@@ -68,6 +68,11 @@ class Prefill:
         # A row that goes on after memory ran out has more tokens than the prompt that it was.
         return key if shared and list(prompt.tokens[: len(shared)]) == shared else route
 
+    def beginning(self, prompt: Prompt) -> tuple[object, int]:
+        """What a prompt shares with others, by its key, and how many tokens that is; 0 if nothing."""
+        key = self.key(prompt)
+        return key, len(self.shared.get(key, ()))
+
     def group(self, prompts: Sequence[Prompt]) -> int:
         """How many of the first of these prompts, longest first, to run together."""
         width, key = len(prompts[0].tokens), self.key(prompts[0])
