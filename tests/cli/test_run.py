@@ -8,9 +8,10 @@ from typer.testing import CliRunner
 
 import llm_adapters as la
 from llm_adapters.cli import app
+from llm_adapters.errors import OutputError
 
 SHORT = [
-    "data.size=32",
+    "data.size=16",
     "train.batch_size=8",
     "train.warmup=1",
     "train.learning_rate=2e-3",
@@ -35,7 +36,7 @@ def test_the_run_leaves_everything_that_it_promises(run: Path) -> None:
     assert [score["adapter"] for score in summary] == [None, "tuned"]
     assert len(rows) == 12
     assert summary[1]["correct"] == sum(row["status"] == "correct" for row in rows if row["adapter"] == "tuned")
-    assert manifest["training"]["steps"] == 12
+    assert manifest["training"]["steps"] == 6
     assert manifest["training"]["last_loss"] < manifest["training"]["first_loss"]
     assert manifest["parameters"] == {"trained": 2442240, "base": 134515008}
     report = (run / "report.md").read_text()
@@ -50,10 +51,11 @@ def test_the_saved_adapter_attaches_to_the_base_again(run: Path) -> None:
     assert float(adapter.get_parameter("lora.0.attn_q.B").detach().abs().max()) > 0
 
 
-def test_an_existing_folder_is_refused_and_left_alone(run: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    from llm_adapters.errors import OutputError
-
+def test_an_existing_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "eval").mkdir()
+    for name in ("manifest.json", "eval/summary.json"):
+        (tmp_path / name).write_text("{}")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(OutputError, match="--force"):
-        CliRunner().invoke(app, ["run", "--out", str(run)], catch_exceptions=False)
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+        CliRunner().invoke(app, ["run", "--out", str(tmp_path)], catch_exceptions=False)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
