@@ -118,6 +118,28 @@ def test_a_beginning_that_is_read_once_changes_no_text(
     assert (seen > 1) == shares
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_two_parts_are_the_attention_of_the_whole(dtype: torch.dtype) -> None:
+    firsts = [0, 3, 3, 5, 8, 8]
+    q = torch.randn(6, 6, 1, 16).to(dtype) * 3
+    k, v = (torch.randn(6, 2, 40, 16).to(dtype) for _ in range(2))
+    mask = torch.ones(6, 1, 1, 40, dtype=torch.bool)
+    for row, first in enumerate(firsts):
+        mask[row, ..., :first] = False
+        for states in (k, v):
+            states[row, :, first : first + 20] = states[0, :, :20]
+    reading = Reading.of(firsts, [("a", 20)] * 6, 10**6)
+    assert reading.shared == [Shared(slice(0, 6), 20)]
+    masks, apart = module._Step(reading, 40).masks_of(mask, dtype)
+    assert apart
+    found = module._apart(reading, masks, (q, k, v), None)
+    whole = torch.nn.functional.scaled_dot_product_attention(
+        q.float(), k.float(), v.float(), mask, enable_gqa=True
+    ).transpose(1, 2)
+    tolerance = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
+    torch.testing.assert_close(found.float(), whole, rtol=tolerance, atol=tolerance)
+
+
 def test_the_attention_is_the_models_own_afterwards() -> None:
     model: Any = tiny_model("llama")
 

@@ -216,7 +216,7 @@ def _apart(
     query, key, value = given
     rows, heads, _, width = query.shape
     q = query.reshape(rows, key.shape[1], -1, width)  # the queries of a group of heads as one sequence
-    found, sums = torch.empty_like(q), q.new_empty(q.shape[:3])
+    found, sums = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
     for (at, first), mask in zip(reading.behind, masks, strict=True):
         found[at], sums[at] = _attention(q[at], key[at, :, first:], value[at, :, first:], mask, scale)
     for shared in reading.shared:
@@ -227,7 +227,7 @@ def _apart(
         part, its_sums = _attention(asked, k, v, None, scale)
         mine = q[at].transpose(0, 1).shape
         weight = torch.sigmoid(its_sums.view(mine[:3]).transpose(0, 1) - sums[at])
-        found[at] = found[at].lerp(part.view(mine).transpose(0, 1), weight[..., None])
+        found[at] = found[at].lerp(part.view(mine).transpose(0, 1), weight[..., None].to(q.dtype))
     return found.view(rows, 1, heads, width)
 
 
