@@ -56,7 +56,7 @@ def test_rows_come_and_go_beside_a_prefix() -> None:
 
 
 def test_kept_rows_move_in_one_copy_where_calls_are_dear() -> None:
-    """On a device that is not a CPU, the shapes alone; here the indices that it would copy by."""
+    """The shapes alone: the meta device has no numbers, and no other that is not a CPU is at hand."""
     with torch.device("meta"):
         slab = SlabLayer()
         slab.update(*_states(5))
