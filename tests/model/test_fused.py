@@ -201,6 +201,17 @@ def test_a_training_draws_what_it_draws_without(family: str) -> None:
         assert float((here - there).abs().max()) <= 1e-5 * float(there.abs().max())
 
 
+def test_states_are_rounded_alike_whether_or_not_something_below_them_is_trained() -> None:
+    """A member of a cohort sees the first layer as its run alone does, where nothing below asks for a gradient."""
+    model, embeddings = _randomised("llama")
+    with Fused(model)():
+        asked, unasked = (
+            model(inputs_embeds=embeddings.clone().requires_grad_(needed), use_cache=False).logits.detach()
+            for needed in (True, False)
+        )
+    torch.testing.assert_close(asked, unasked, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("given", [(), ("cos",), ("half",), ("keyword",), ("part",)])
 def test_a_rotation_of_another_kind_is_theirs(given: tuple[str, ...]) -> None:
     calls: list[str] = []
@@ -230,6 +241,7 @@ def test_without_gradient_in_half_precision_and_trained_the_model_computes_by_it
     states = torch.randn(3, 32, requires_grad=trained and kind == "norm")
     plain = copy.deepcopy(net)
     with Fused(net)():
-        torch.testing.assert_close(net(states), plain(states), rtol=0, atol=0)
+        with torch.set_grad_enabled(trained):
+            torch.testing.assert_close(net(states), plain(states), rtol=0, atol=0)
         half = states.detach().bfloat16().requires_grad_()
         torch.testing.assert_close(net.bfloat16()(half), plain.bfloat16()(half), rtol=0, atol=0)

@@ -46,7 +46,7 @@ class Fused:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """While it lasts, the model computes in fewer passes whatever is float32 on a CPU and needs a gradient."""
+        """While it lasts, the model computes in fewer passes, where gradients are taken, what is float32 on a CPU."""
         before: dict[Any, Any] = {home: _own_rotary(home) for home in self._rotations}
         for module, forward in self._forwards:
             vars(module)["forward"] = forward  # the instance's own; hooks stay in force
@@ -62,10 +62,13 @@ class Fused:
 
 
 def _applies(*states: Tensor) -> bool:
-    """Whether these are float32 on a processor, without autocast, and a gradient passes through them."""
+    """Whether these are float32 on a processor, without autocast, in a pass that gradients are taken of.
+
+    Whether one is taken of these states themselves must not matter: an adapter would see the layers below it rounded
+    otherwise when another, lower one is trained beside it.
+    """
     return (
         all(x.dtype == torch.float32 and x.device.type in ("cpu", "meta") for x in states)
-        and any(x.requires_grad for x in states)
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
     )
