@@ -16,6 +16,10 @@ os.environ.update(
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = (
+        "1"  # before Triton is imported, where it is installed: its kernels run on tensors here
+    )
 torch.set_num_threads(1)  # tiny tensors; and several workers share two cores
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.models.llama import modeling_llama
 
 from llm_adapters.model import fused as module_under_test
+from llm_adapters.model import fused_cpu
 from llm_adapters.model.fused import Fused
 from tiny import ALL_FAMILIES, VOCABULARY, tiny_model
 
@@ -66,7 +67,7 @@ def test_it_is_their_place_that_is_taken_and_given_back(monkeypatch: pytest.Monk
     theirs = modeling_llama.apply_rotary_pos_emb
     calls: list[str] = []
     monkeypatch.setattr(torch.nn.functional, "silu", _counted(torch.nn.functional.silu, calls))
-    monkeypatch.setattr(module_under_test, "_turned", _counted(module_under_test._turned, calls))
+    monkeypatch.setattr(fused_cpu, "turned", _counted(fused_cpu.turned, calls))
     fused = Fused(model)
     calls.clear()
     silenced: list[Tensor] = []
@@ -80,7 +81,7 @@ def test_it_is_their_place_that_is_taken_and_given_back(monkeypatch: pytest.Monk
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert calls.count("_turned") == 8  # queries and keys of two layers, forth and back
+    assert calls.count("turned") == 8  # queries and keys of two layers, forth and back
     assert calls.count("silu") == 4
     assert modeling_llama.apply_rotary_pos_emb is theirs
     assert not any("forward" in vars(module) for module in model.modules())

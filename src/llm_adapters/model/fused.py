@@ -1,7 +1,9 @@
-"""RMS norms, rotary positions and gated activations in fewer passes over memory, for training on a processor.
+"""RMS norms, rotary positions and gated activations in fewer passes over memory, for training.
 
 As models write them, each is a dozen small operators with as many again in the backward pass, and what they save for
 it is more than their inputs. A map is replaced only where its numbers on random states are those of the formula here.
+Two modules compute these formulas, each with the same three functions: ``fused_cpu``, and ``fused_liger`` on a GPU
+where Liger's kernels are installed.
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from llm_adapters.model import fused_cpu, fused_liger
 from llm_adapters.model.drawing import draws
 
 _ROTARY = "apply_rotary_pos_emb"  # what transformers calls it in the module of every model that has it
@@ -46,7 +49,7 @@ class Fused:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """While it lasts, the model computes in fewer passes, where gradients are taken, what is float32 on a CPU."""
+        """While it lasts, the model computes in fewer passes what it takes gradients of: see ``_kernels``."""
         before: dict[Any, Any] = {home: _own_rotary(home) for home in self._rotations}
         for module, forward in self._forwards:
             vars(module)["forward"] = forward  # the instance's own; hooks stay in force
@@ -61,17 +64,23 @@ class Fused:
                 setattr(home, _ROTARY, function)
 
 
-def _applies(*states: Tensor) -> bool:
-    """Whether these are float32 on a processor, without autocast, in a pass that gradients are taken of.
+def has_kernels(device: torch.device) -> bool:
+    """Whether anything can be computed in fewer passes on a device."""
+    return device.type == "cpu" or (device.type == fused_liger.DEVICE and fused_liger.INSTALLED)
+
+
+def _kernels(*states: Tensor) -> ModuleType | None:
+    """What computes these in fewer passes, in a pass that gradients are taken of, without autocast, if anything does.
 
     Whether one is taken of these states themselves must not matter: an adapter would see the layers below it rounded
     otherwise when another, lower one is trained beside it.
     """
-    return (
-        all(x.dtype == torch.float32 and x.device.type in ("cpu", "meta") for x in states)
-        and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-    )
+    device, dtype = states[0].device.type, states[0].dtype
+    if not torch.is_grad_enabled() or any(x.device.type != device or x.dtype != dtype for x in states):
+        return None
+    if device in ("cpu", "meta"):
+        return None if dtype != torch.float32 or torch.is_autocast_enabled("cpu") else fused_cpu
+    return fused_liger if not torch.is_autocast_enabled(device) and fused_liger.works_on(device, dtype) else None
 
 
 def _replacement(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor | None] | None:
@@ -136,29 +145,9 @@ def _epsilon(module: nn.Module) -> float | None:
 
 def _norm(offset: float, module: nn.Module, states: Tensor) -> Tensor | None:
     weight: Any = module.weight
-    if weight.requires_grad or not _applies(states, weight):
-        return None
-    result: Tensor = _Norm.apply(states, weight + offset if offset else weight, _epsilon(module))
+    kernels = None if weight.requires_grad else _kernels(states, weight)
+    result: Tensor | None = None if kernels is None else kernels.norm(states, weight, offset, _epsilon(module))
     return result
-
-
-class _Norm(torch.autograd.Function):
-    """Saves its input, which the residual stream holds anyway, and one number a token."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        size = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
-        inverse = size.square_().div_(states.shape[-1]).add_(epsilon).rsqrt_()
-        ctx.save_for_backward(states, weight, inverse)
-        return (states * inverse).mul_(weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
-        states, weight, inverse = ctx.saved_tensors
-        inner = outer[0] * weight
-        along = torch.linalg.vecdot(inner, states)[..., None]
-        return inner.mul_(inverse).addcmul_(states, along * inverse**3, value=-1 / states.shape[-1]), None, None
 
 
 # -- rotary positions ---------------------------------------------------------------------------------
@@ -176,7 +165,7 @@ def _is_rotary(function: Callable[..., Any]) -> bool:
     cos, sin = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     try:
         return all(
-            torch.allclose(theirs, _turned(states, cos[:, None], sin[:, None]), rtol=1e-5, atol=1e-6)
+            torch.allclose(theirs, fused_cpu.turned(states, cos[:, None], sin[:, None]), rtol=1e-5, atol=1e-6)
             for theirs, states in zip(function(query, key, cos, sin), (query, key), strict=True)
         )
     except Exception:
@@ -189,34 +178,8 @@ def _rotary(theirs: Callable[..., Any], *given: Any, **named: Any) -> Any:
         return theirs(*given, **named)
     q, k, cos, sin = given
     whole = q.dim() == 4 and q.shape[2:] == k.shape[2:] == cos.shape[1:] == sin.shape[1:]
-    if not whole or cos.requires_grad or not _applies(q, cos, sin) or not _applies(k, cos, sin):
-        return theirs(q, k, cos, sin)
-    cos, sin = cos[:, None], sin[:, None]
-    return _Rotary.apply(q, cos, sin), _Rotary.apply(k, cos, sin)
-
-
-def _turned(states: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
-    """(B, H, T, d) turned, or the transpose of that map; cosines and sines (B, 1, T, d)."""
-    half = states.shape[-1] // 2
-    first, second = slice(None, half), slice(half, None)
-    out = states * cos
-    down, up = (second, first) if back else (first, second)
-    # Forth, the sine of a half is with that half of the output; back, with that of the gradient.
-    out[..., first].addcmul_(states[..., second], sin[..., down], value=1 if back else -1)
-    out[..., second].addcmul_(states[..., first], sin[..., up], value=-1 if back else 1)
-    return out
-
-
-class _Rotary(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _turned(states, cos, sin)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
-        return _turned(outer[0], *ctx.saved_tensors, back=True), None, None
+    kernels = _kernels(q, k, cos, sin) if whole and not cos.requires_grad else None
+    return theirs(q, k, cos, sin) if kernels is None else kernels.rotary(q, k, cos, sin)
 
 
 # -- gated activations --------------------------------------------------------------------------------
@@ -233,23 +196,8 @@ def _is_gated(module: nn.Module) -> bool:
 
 def _gated(module: Any, states: Tensor) -> Tensor | None:
     passed_over = [part for name, part in module._modules.items() if name not in _LINEARS]
-    if not _applies(states) or any(part._forward_hooks or part._forward_pre_hooks for part in passed_over):
+    kernels = _kernels(states)
+    if kernels is None or any(part._forward_hooks or part._forward_pre_hooks for part in passed_over):
         return None
-    result: Tensor = module.down_proj(_Gated.apply(module.gate_proj(states), module.up_proj(states)))
+    result: Tensor = module.down_proj(kernels.gated(module.gate_proj(states), module.up_proj(states)))
     return result
-
-
-class _Gated(torch.autograd.Function):
-    """silu(gate) · up; keeps its two inputs, and computes silu once more for the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return functional.silu(gate).mul_(up)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = ctx.saved_tensors
-        of_gate = torch.ops.aten.silu_backward(outer[0] * up, gate)
-        return of_gate, functional.silu(gate).mul_(outer[0])

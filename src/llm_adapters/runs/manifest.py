@@ -23,13 +23,13 @@ from llm_adapters.model.memory import total_bytes
 __all__ = ["code_digest", "data_digest", "environment", "forget_peak_memory", "peak_memory_bytes"]
 
 _PACKAGES = ("llm-adapters", "torch", "transformers", "accelerate", "safetensors", "tokenizers")
-_QUANTISING = ("bitsandbytes", "torchao")  # where they are installed
+_OPTIONAL = ("bitsandbytes", "torchao", "liger_kernel")  # where they are installed
 
 
 def environment() -> dict[str, Any]:
     """Versions, hardware, and a digest of this package's code."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    packages = [*_PACKAGES, *filter(find_spec, _QUANTISING)]
+    packages = [*_PACKAGES, *filter(find_spec, _OPTIONAL)]
     return {
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
         "hardware": {

@@ -14,6 +14,7 @@ from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import TrainingError
+from llm_adapters.model.fused import has_kernels
 from llm_adapters.train.batches import Batches, balanced
 from llm_adapters.train.beginnings import shares_beginnings
 from llm_adapters.train.frozen_layers import FrozenLayers, lowest_layer
@@ -82,7 +83,7 @@ class Stepper:
             device=self.device,
             packed=tries,
             prepacked=not as_written,
-            fused=not as_written and self.device.type == "cpu",
+            fused=not as_written and has_kernels(self.device),
         )
         found = team.from_leader(lambda: (self.batches.packed, self.batches.can_share))
         self.batches.packed, self.batches.can_share = found

@@ -1,0 +1,103 @@
+"""The maps of ``fused`` on a GPU, by Liger's kernels (extra ``[liger]``), where a trial shows that they do."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+INSTALLED = find_spec("liger_kernel") is not None
+DEVICE = "cuda"
+
+
+def norm(states: Tensor, weight: Tensor, offset: float, epsilon: float) -> Tensor:
+    """x / √(mean x² + ε) · (offset + weight), of states (…, d)."""
+    # An offset comes with Gemma's way of rounding: to half precision at the end only. Not in place: the gradient that
+    # comes in may be that of a residual sum, which others read too.
+    result: Tensor = _ops("rms_norm", "LigerRMSNormFunction").apply(
+        states, weight, epsilon, offset, "gemma" if offset else "llama", False
+    )
+    return result
+
+
+def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys (B, H, T, d), turned where they are; cosines and sines (B, T, d)."""
+    turned: tuple[Tensor, Tensor] = _ops("rope", "LigerRopeFunction").apply(q, k, cos, sin)
+    return turned
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up; the backward pass leaves gradients where its inputs were."""
+    result: Tensor = _ops("swiglu", "LigerSiLUMulFunction").apply(gate, up)
+    return result
+
+
+def _ops(module: str, function: str) -> Any:
+    return getattr(__import__(f"liger_kernel.ops.{module}", fromlist=[function]), function)
+
+
+@cache
+def works_on(device: str, dtype: torch.dtype) -> bool:
+    """Whether Liger is installed, runs on this kind of device, and gives values and gradients of the formulas there.
+
+    A release that no longer does is passed over, with a warning.
+    """
+    if not INSTALLED or device != DEVICE:
+        return False
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    q, k, cos, sin = draw(2, 4, 3, 8), draw(2, 2, 3, 8), draw(2, 3, 4), draw(2, 3, 4)
+    cos, sin = torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
+    weight = draw(16)
+    try:
+        works = (
+            all(
+                _agree(
+                    lambda x, offset=offset: norm(x, weight, offset, 1e-5),
+                    lambda x, offset=offset: functional.rms_norm(x, (16,), offset + weight, 1e-5),
+                    draw(3, 16),
+                )
+                for offset in (0.0, 1.0)
+            )
+            and _agree(
+                lambda q, k: torch.cat(rotary(q, k, cos, sin), 1),
+                lambda q, k: torch.cat([_turned(q, cos, sin), _turned(k, cos, sin)], 1),
+                q,
+                k,
+            )
+            and _agree(gated, lambda gate, up: functional.silu(gate) * up, draw(3, 16), draw(3, 16))
+        )
+        why = "their numbers are not those of the formulas"
+    except Exception as failure:
+        works, why = False, str(failure)
+    if not works:
+        warnings.warn(f"Liger's kernels are installed and not used in {dtype} on {device}: {why}", stacklevel=2)
+    return works
+
+
+def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = states.chunk(2, -1)
+    return states * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
+
+
+def _agree(one: Any, other: Any, *given: Tensor) -> bool:
+    """Whether two maps have the same values and gradients, up to the rounding of the dtype."""
+    found = []
+    for function in (one, other):
+        leaves = [x.clone().requires_grad_() for x in given]
+        value = function(*(x * 1.0 for x in leaves))  # as in a model, not leaves: they are written over
+        value.backward(torch.linspace(-1, 1, value.numel(), device=value.device).view_as(value).to(value.dtype))
+        found.append([value.detach(), *(x.grad for x in leaves)])
+    tolerance = 1e-5 if given[0].dtype == torch.float32 else 3e-2
+    return all(
+        torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance * float(b.float().abs().max()))
+        for a, b in zip(*found, strict=True)
+    )
