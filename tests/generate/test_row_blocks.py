@@ -119,7 +119,7 @@ def test_a_beginning_that_is_read_once_changes_no_text(
     assert (seen > 1) == shares
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_the_two_parts_are_the_attention_of_the_whole(dtype: torch.dtype) -> None:
     firsts = [0, 3, 3, 5, 8, 8]
     q = torch.randn(6, 6, 1, 16).to(dtype) * 3
@@ -135,10 +135,10 @@ def test_the_two_parts_are_the_attention_of_the_whole(dtype: torch.dtype) -> Non
     assert apart
     found = module._apart(reading, masks, (q, k, v), None)
     whole = torch.nn.functional.scaled_dot_product_attention(
-        q.float(), k.float(), v.float(), mask, enable_gqa=True
+        q.double(), k.double(), v.double(), mask, enable_gqa=True
     ).transpose(1, 2)
-    tolerance = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
-    torch.testing.assert_close(found.float(), whole, rtol=tolerance, atol=tolerance)
+    tolerance = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
+    torch.testing.assert_close(found.double(), whole, rtol=tolerance, atol=tolerance)
 
 
 def test_the_attention_is_the_models_own_afterwards() -> None:
@@ -154,6 +154,23 @@ def test_the_attention_is_the_models_own_afterwards() -> None:
     assert model.config._attn_implementation == "sdpa"
     with reading_by_blocks(model, None, 20):
         assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("option", [{"dropout": 0.1}, {"softcap": 30.0}, {"s_aux": torch.zeros(4)}])
+def test_an_attention_with_more_to_it_goes_the_models_way(
+    option: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, "sdpa_attention_forward", lambda *_given, **options: asked.append(options))
+    q, k = torch.randn(1, 4, 1, 8), torch.randn(1, 4, 5, 8)
+    token = module._step.set(module._Step(Reading([(slice(0, 1), 0)]), 5))
+    try:
+        module.blockwise_attention(torch.nn.Identity(), q, k, k, None, scaling=0.3)
+        assert not asked
+        module.blockwise_attention(torch.nn.Identity(), q, k, k, None, scaling=0.3, **option)
+    finally:
+        module._step.reset(token)
+    assert asked == [{"scaling": 0.3, **option}]
 
 
 def test_what_is_compiled_and_what_runs_elsewhere_stay_as_they_are() -> None:

@@ -6,7 +6,6 @@ The interpreter multiplies no bfloat16, takes no plain numbers and knows no func
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_adapters.model import fused_cpu, fused_liger
+from llm_adapters.model import fused_liger
 from llm_adapters.model.fused import Fused, has_kernels
-from tiny import put_on, small, tiny_model, token_ids
+from tiny import enable_checkpointing, put_on, small, tiny_model, token_ids
 
 if find_spec("liger_kernel") is None:
     pytest.skip("without the extra [liger]", allow_module_level=True)
@@ -30,12 +29,10 @@ METHODS = ["lora", "series", "series_input", "parallel", "scaled_parallel", "hou
 
 
 @pytest.fixture(autouse=True)
-def _kernels_of_liger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _kernels_of_liger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Liger's kernels wherever fused maps are wanted."""
     monkeypatch.setattr(fused_liger, "DEVICE", DEVICE)
     if DEVICE == "cpu":
-        for name in MAPS:
-            monkeypatch.setattr(fused_cpu, name, lambda *given, name=name: getattr(fused_liger, name)(*given))
         convert = interpreter._implicit_cvt
 
         def converted(value: Any) -> Any:  # as a device takes them
@@ -46,9 +43,7 @@ def _kernels_of_liger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         monkeypatch.setattr(interpreter, "_implicit_cvt", converted)
         monkeypatch.setattr(importlib.import_module("liger_kernel.ops.rms_norm"), "rsqrt", _rsqrt)
-    fused_liger.works_on.cache_clear()
-    yield
-    fused_liger.works_on.cache_clear()
+    monkeypatch.setattr(fused_liger, "_tried", {})
 
 
 def _rsqrt(x: Any) -> Any:
@@ -66,16 +61,27 @@ def _loss_and_gradients(model: Any, ids: Tensor, weights: list[Tensor]) -> list[
 def test_an_adapter_gets_the_gradients_of_the_models_own_maps(
     family: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model: Any = tiny_model(family).to(DEVICE).requires_grad_(False)
+    _compare(tiny_model(family), method, monkeypatch)
+
+
+def test_it_does_so_where_activations_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    enable_checkpointing(model)
+    _compare(model, "series", monkeypatch)
+
+
+def _compare(model: Any, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.to(DEVICE).requires_grad_(False)
     weights = list(put_on(model, small(method), "a").parameters())
     ids = token_ids(2, 11).to(DEVICE)
     expected = _loss_and_gradients(model, ids, weights)
+    fused = Fused(model)
     used: list[str] = []
     for name in MAPS:
         monkeypatch.setattr(fused_liger, name, _counted(name, getattr(fused_liger, name), used))
-    with Fused(model)():
+    with fused():
         found = _loss_and_gradients(model, ids, weights)
-    assert {"norm", "rotary"} | ({"gated"} if family != "gemma" else set()) == set(used)
+    assert set(MAPS) - ({"gated"} if model.config.model_type == "gemma" else set()) == set(used)
     for here, there in zip(found, expected, strict=True):
         assert float((here - there).abs().max()) <= 1e-5 * float(there.abs().max())
 
@@ -90,11 +96,15 @@ def _counted(name: str, function: Any, used: list[str]) -> Any:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])])
 def test_they_are_tried_before_they_are_trusted(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert has_kernels(torch.device(DEVICE))
-    assert fused_liger.works_on(DEVICE, dtype)
-    assert not fused_liger.works_on("meta", dtype)
-    fused_liger.works_on.cache_clear()
+    here = torch.device(DEVICE)
+    assert has_kernels(here)
+    assert not fused_liger.works_on(here, dtype)  # not known yet
+    fused_liger.try_on([(here, dtype), (torch.device("meta"), dtype)])
+    assert fused_liger.works_on(here, dtype)
+    assert not fused_liger.works_on(torch.device("meta"), dtype)
+    monkeypatch.setattr(fused_liger, "_tried", {})
     gated = fused_liger.gated
     monkeypatch.setattr(fused_liger, "gated", lambda gate, up: gated(gate, up) * 1.1)
     with pytest.warns(UserWarning, match="installed and not used"):
-        assert not fused_liger.works_on(DEVICE, dtype)
+        fused_liger.try_on([(here, dtype)])
+    assert not fused_liger.works_on(here, dtype)

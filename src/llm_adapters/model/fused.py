@@ -46,6 +46,7 @@ class Fused:
                 theirs = _own_rotary(home)
                 if theirs is not None and _is_rotary(theirs):
                     self._rotations[home] = partial(_rotary, theirs)
+        fused_liger.try_on({(x.device, x.dtype) for x in model.parameters() if x.is_floating_point()})
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -75,12 +76,14 @@ def _kernels(*states: Tensor) -> ModuleType | None:
     Whether one is taken of these states themselves must not matter: an adapter would see the layers below it rounded
     otherwise when another, lower one is trained beside it.
     """
-    device, dtype = states[0].device.type, states[0].dtype
-    if not torch.is_grad_enabled() or any(x.device.type != device or x.dtype != dtype for x in states):
+    device, dtype = states[0].device, states[0].dtype
+    if not torch.is_grad_enabled() or any(x.device != device or x.dtype != dtype for x in states):
         return None
-    if device in ("cpu", "meta"):
-        return None if dtype != torch.float32 or torch.is_autocast_enabled("cpu") else fused_cpu
-    return fused_liger if not torch.is_autocast_enabled(device) and fused_liger.works_on(device, dtype) else None
+    if torch.is_autocast_enabled("cpu" if device.type == "meta" else device.type):
+        return None
+    if device.type == fused_liger.DEVICE:
+        return fused_liger if fused_liger.works_on(device, dtype) else None
+    return fused_cpu if device.type in ("cpu", "meta") and dtype == torch.float32 else None
 
 
 def _replacement(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor | None] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from collections.abc import Iterable
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -27,7 +28,9 @@ def norm(states: Tensor, weight: Tensor, offset: float, epsilon: float) -> Tenso
 
 def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys (B, H, T, d), turned where they are; cosines and sines (B, T, d)."""
-    turned: tuple[Tensor, Tensor] = _ops("rope", "LigerRopeFunction").apply(q, k, cos, sin)
+    # The only one of the three that Liger launches on the current device instead of that of its inputs.
+    with torch.cuda.device(q.device) if q.device.type == "cuda" else nullcontext():
+        turned: tuple[Tensor, Tensor] = _ops("rope", "LigerRopeFunction").apply(q, k, cos, sin)
     return turned
 
 
@@ -41,14 +44,27 @@ def _ops(module: str, function: str) -> Any:
     return getattr(__import__(f"liger_kernel.ops.{module}", fromlist=[function]), function)
 
 
-@cache
-def works_on(device: str, dtype: torch.dtype) -> bool:
-    """Whether Liger is installed, runs on this kind of device, and gives values and gradients of the formulas there.
+_tried: dict[tuple[torch.device, torch.dtype], bool] = {}
 
-    A release that no longer does is passed over, with a warning.
+
+def works_on(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a trial there was passed."""
+    return _tried.get((device, dtype), False)
+
+
+def try_on(places: Iterable[tuple[torch.device, torch.dtype]]) -> None:
+    """Find out whether Liger, if it is installed, gives values and gradients of the formulas on these devices.
+
+    A release that no longer does is passed over, with a warning. It is for before a training: within a forward pass
+    that checkpoints activations, the gradients of a trial would be taken for those of the pass.
     """
-    if not INSTALLED or device != DEVICE:
-        return False
+    for device, dtype in places:
+        if INSTALLED and device.type == DEVICE and (device, dtype) not in _tried:
+            with torch.enable_grad():
+                _tried[device, dtype] = _works(device, dtype)
+
+
+def _works(device: torch.device, dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -76,10 +92,12 @@ def works_on(device: str, dtype: torch.dtype) -> bool:
             and _agree(gated, lambda gate, up: functional.silu(gate) * up, draw(3, 16), draw(3, 16))
         )
         why = "their numbers are not those of the formulas"
+    except torch.OutOfMemoryError:
+        raise
     except Exception as failure:
         works, why = False, str(failure)
     if not works:
-        warnings.warn(f"Liger's kernels are installed and not used in {dtype} on {device}: {why}", stacklevel=2)
+        warnings.warn(f"Liger's kernels are installed and not used in {dtype} on {device}: {why}", stacklevel=4)
     return works
 
 

@@ -26,6 +26,13 @@ BLOCKWISE = "llm_adapters_row_blocks"
 """Name of this attention in ``config._attn_implementation``, while :func:`reading_by_blocks` is in force."""
 
 _CALL = 300_000  # bytes read in vain, over the rows of a block, that cost what one more call costs
+_BEYOND = (
+    "position_bias",
+    "softcap",
+    "s_aux",
+    "indices",
+    "block_indices",
+)  # what an attention may be given, not this one
 _WORTH = 32  # calls that reading a shared beginning apart costs, and putting the parts together
 
 Block = tuple[slice, int]
@@ -192,7 +199,8 @@ def blockwise_attention(
         (B, 1, H, d), and no weights.
     """
     step = _step.get()
-    if step is None or not step.takes(query, key) or options.get("position_bias") is not None:
+    beyond = options.get("dropout") or any(options.get(name) is not None for name in _BEYOND)
+    if step is None or query.device.type != "cpu" or beyond or not step.takes(query, key):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     masks, apart = step.masks_of(attention_mask, query.dtype)
     scale = options.get("scaling")
@@ -216,7 +224,7 @@ def _apart(
     query, key, value = given
     rows, heads, _, width = query.shape
     q = query.reshape(rows, key.shape[1], -1, width)  # the queries of a group of heads as one sequence
-    found, sums = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    found, sums = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
     for (at, first), mask in zip(reading.behind, masks, strict=True):
         found[at], sums[at] = _attention(q[at], key[at, :, first:], value[at, :, first:], mask, scale)
     for shared in reading.shared:
