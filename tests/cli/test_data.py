@@ -14,6 +14,7 @@ from llm_adapters.cli.data import app
 from llm_adapters.data.registry import FILES
 from llm_adapters.data.registry_table import RECIPES
 from llm_adapters.errors import DataError, OutputError
+from llm_adapters.evaluation.task import expand
 
 ROWS = [
     {
@@ -94,6 +95,19 @@ def test_a_recipe_is_its_parts(monkeypatch):
     said = run("download", "math10k").stderr.splitlines()
     assert "gsm8k/test: downloaded" in said
     assert [row for row in said if row.startswith("mawps/train: has no public address")]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_group_is_its_test_sets(monkeypatch):
+    here = FILES["gsm8k/test"]
+    sets = expand(["math"])
+    for file in (f"{name}/test" for name in sets):
+        monkeypatch.setitem(FILES, file, replace(FILES[file], rows=2, sha256=here.sha256, address=here.address))
+    said = run("download", "math").stderr.splitlines()
+    assert {f"{name}/test: {'present' if name == 'svamp' else 'downloaded'}" for name in sets} < set(said)
+    assert [row for row in said if row.startswith("math: has no public address")]  # the training mixture of that name
+    shown = run("contamination", "svamp/test", "math").stdout.splitlines()
+    assert [row.split()[0] for row in shown] == ["test", *sets]
 
 
 @pytest.mark.usefixtures("folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ MANIFEST = {
     "settings": {"beams": True, "max_new_tokens": None}, "dtype": "float32",
     "adapters": {"lora": {
         "methods": [{"method": "lora"}], "parameters": 1234,
-        "training": {"source": "math", "size": 640, "seed": 0},
+        "training": {"source": "math", "size": 704, "seed": 0, "held_out": 64},
     }},
     "versions": {"torch": "2"}, "hardware": {"device": "cpu", "threads": 2}, "code": "c" * 64,
 }  # fmt: skip
@@ -57,13 +58,13 @@ def _folder(
 
 def test_every_figure_stands_in_its_place_and_no_question_does(tmp_path: Path) -> None:
     text = write_evaluation_report(_folder(tmp_path), beside="LLaMA-7B").read_text()
-    assert "| lora | lora | 1,234 | math, 640 rows, seed 0 |" in text
+    assert "| lora | lora | 1,234 | math, 704 rows, 64 of them held out, seed 0 |" in text
     base = "10.0 (5.5–17.4) | 7.0 | 3.0 | 0.0 (0.0–4.6) of 80 |"
     tuned = "40.0 (30.9–49.8) | 7.0 | 3.0 | 25.0 (16.8–35.5) of 80 |"
     assert f"| gsm8k (100) | base | {base} {base}  |" in text
     assert f"| gsm8k (100) | lora | {tuned} {tuned} 37.5 |" in text
     assert f"| svamp (100) | lora | {tuned} {tuned} 52.1 |" in text
-    assert "| mean of 2 | lora | 40.0 (" in text
+    assert re.search(r"\| mean of 2 \| lora \| 40\.0 \([^|]+\| 7\.0 \| 3\.0 \| 25\.0 \| 40\.0", text)
     assert "| base | lora | +30.0 |" in text
     assert "gsm8k +30.0, svamp +30.0" in text
     assert "most frequent answer gets: GSM8K" in text

@@ -22,13 +22,19 @@ MANIFEST = {
 }  # fmt: skip
 
 
-def _folder(path: Path, scores: list[dict[str, object]]) -> Path:
+def _folder(
+    path: Path, scores: list[dict[str, object]], *, more: int = 0, protocols: tuple[str, ...] = ("standard",)
+) -> Path:
+    """A run with a row that became right, one that no longer is, and ``more`` that became right."""
     (path / "eval").mkdir()
     rows = [
-        {"adapter": a, "benchmark": "b", "row": i, "question": f"Q{i}", "gold": "1", "completion": c, "status": s}
+        {"adapter": a, "benchmark": "b", "protocol": protocol, "row": i, "question": f"Q{i}", "gold": "1",
+         "completion": c, "status": s}
+        for protocol in protocols
         for a, i, c, s in [
             (None, 0, "no", "wrong"), (None, 1, "yes", "correct"), ("tuned", 0, "now", "correct"),
-            ("tuned", 1, "lost", "wrong"),
+            ("tuned", 1, "lost", "wrong"), *((None, i, "no", "wrong") for i in range(2, 2 + more)),
+            *(("tuned", i, "now", "correct") for i in range(2, 2 + more)),
         ]
     ]  # fmt: skip
     (path / "eval" / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -38,18 +44,19 @@ def _folder(path: Path, scores: list[dict[str, object]]) -> Path:
 
 
 def test_the_report_says_what_changed_and_how_sure_it_is(tmp_path: Path) -> None:
-    text = write_report(_folder(tmp_path, SCORES)).read_text()
+    text = write_report(_folder(tmp_path, SCORES, more=9, protocols=("standard", "paper"))).read_text()
     assert "| b | standard | base | 10.0% | 6.0% – 17.0% | 10 / 100 | 2 | 3 | 10.0% of 50 |" in text
-    assert "+30.0 points; the intervals do not overlap" in text
+    # 10 gained, 1 lost: p = 2 · (1 + 11) / 2^11
+    assert "+81.8 points: of 11 rows 10 became right and 1 no longer are (McNemar's exact test, p = 0.012)." in text
     assert "10 (1.00% of 1,000)" in text
-    assert "Now correct: 1 of 2 rows" in text
+    assert "Now correct: 10 of 11 rows" in text  # of one protocol
     assert "> Q0" in text
-    assert "No longer correct: 1 of 2 rows" in text
+    assert "No longer correct: 1 of 11 rows" in text
 
 
-def test_overlapping_intervals_are_called_no_evidence(tmp_path: Path) -> None:
-    close = [SCORES[0], {**SCORES[1], "low": 0.16}]
-    assert "this run alone does not show a difference" in write_report(_folder(tmp_path, close)).read_text()
+def test_as_many_lost_as_gained_is_called_no_evidence(tmp_path: Path) -> None:
+    text = write_report(_folder(tmp_path, SCORES)).read_text()
+    assert "p = 1, this run alone does not show a difference)" in text
 
 
 def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:

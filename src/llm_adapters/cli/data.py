@@ -24,7 +24,10 @@ app = typer.Typer(
     help="Benchmark files: list, download, and look for test questions in training data.", no_args_is_help=True
 )
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAMES]", help="Benchmarks, or files such as gsm8k/test.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAMES]", help="Benchmarks, groups such as commonsense, or files such as gsm8k/test."),
+]
 
 
 @app.command("list")
@@ -64,7 +67,7 @@ def download_files(
 @app.command("contamination")
 def contamination_of(
     train: Annotated[str, typer.Argument(help="A training file, or a name such as math or gsm8k.")],
-    benchmarks: Annotated[list[str] | None, typer.Argument(help="Test sets; all that are present by default.")] = None,
+    benchmarks: Annotated[list[str] | None, typer.Argument(help="Test sets or groups; all present by default.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.jsonl", help="Write the rows there.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE.jsonl.")] = False,
 ) -> None:
@@ -94,22 +97,27 @@ def contamination_of(
 def _wanted(names: Sequence[str]) -> tuple[list[BenchmarkFile], list[BenchmarkFile]]:
     """The files behind these names (all without any): those to download, and those that have no address.
 
-    A file that was asked for by its very name is always among the first.
+    A file that was asked for by its very name is always among the first; a group stands for the test sets in it.
     """
     from llm_adapters.data.registry import BENCHMARKS, FILES
     from llm_adapters.data.registry_table import RECIPES
     from llm_adapters.errors import DataError
+    from llm_adapters.evaluation.task import GROUPS, expand
 
     chosen: dict[str, bool] = {} if names else dict.fromkeys(FILES, False)
     for name in names:
-        if name in RECIPES:
+        if name in GROUPS:  # where a training mixture has the same name, it is told beside them
+            chosen |= {file: chosen.get(file, False) for file in (f"{each}/test" for each in expand([name]))}
+            chosen |= {name: chosen.get(name, False)} if name in FILES else {}
+        elif name in RECIPES:
             chosen |= {part: False for part, _ in RECIPES[name]}
         elif name in FILES:
             chosen[name] = True
         elif name in BENCHMARKS:
             chosen |= {file: False for file in FILES if file.startswith(f"{name}/") and file not in chosen}
         else:
-            raise DataError(f"there is no benchmark '{name}'", given=name, allowed=[*BENCHMARKS, *RECIPES, *FILES])
+            allowed = [*GROUPS, *BENCHMARKS, *RECIPES, *FILES]
+            raise DataError(f"there is no benchmark '{name}'", given=name, allowed=allowed)
     files = [(FILES[name], by_name) for name, by_name in chosen.items()]
     return (
         [file for file, by_name in files if by_name or file.address],
@@ -118,11 +126,13 @@ def _wanted(names: Sequence[str]) -> tuple[list[BenchmarkFile], list[BenchmarkFi
 
 
 def _tests(names: Sequence[str]) -> Mapping[str, Sequence[Example]]:
-    """These test sets; without names all that are present."""
+    """These test sets, or those in these groups; without names all that are present."""
     from llm_adapters.data.registry import BENCHMARKS, benchmark_file, load_benchmark, locate, missing
+    from llm_adapters.evaluation.task import GROUPS, expand
 
     if names:
-        return {name: load_benchmark(name) for name in names}
+        sets = [each for name in names for each in (expand([name]) if name in GROUPS else [name])]
+        return {name: load_benchmark(name) for name in dict.fromkeys(sets)}
     files = {name: benchmark_file(name) for name in BENCHMARKS}
     absent = [name for name, file in files.items() if locate(file) is None]
     if len(absent) == len(files):

@@ -15,12 +15,19 @@ from llm_adapters.evaluation.suite import Suite
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run was trained on, as its configuration names it; ``digest`` of the examples, if the run tells."""
+    """What a run was trained on, as its configuration names it.
+
+    Attributes:
+        source, size, seed: as in ``data``.
+        digest: of the examples, if the run tells.
+        held_out: how many of them were not trained on.
+    """
 
     source: str
     size: int | None
     seed: int
     digest: str | None = None
+    held_out: int = 0
 
     def load(self) -> list[Example] | None:
         """Its examples; None if they cannot be had here any more, or are others now."""

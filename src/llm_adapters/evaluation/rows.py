@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm_adapters.errors import DataError
+from llm_adapters.errors import DataError, OutputError
 
 Row = dict[str, Any]
 """``adapter`` (None: the base), ``benchmark``, ``protocol``, ``row``, ``question``, ``gold``, ``completion``,
@@ -46,24 +47,27 @@ class RowWriter:
     """Appends rows to a file, each flushed at once; :meth:`finish` puts them in their final order."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.rows = read_rows(path, mend=True)
-        _replace(path, self.rows)  # drops a line that was cut off, so that the next one does not continue it
-        self._file = path.open("a", encoding="utf-8")
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, self.rows)  # drops a line that was cut off, so that the next one does not continue it
+            self._file = path.open("a", encoding="utf-8")
 
     def add(self, row: Row) -> None:
         """Append one row."""
         self.rows.append(row)
-        self._file.write(_line(row))
-        self._file.flush()
+        with _writing(self.path):
+            self._file.write(_line(row))
+            self._file.flush()
 
     def finish(self, adapters: Sequence[str | None]) -> list[Row]:
         """Sort by adapter, then row: the same file whatever the order in which the rows were finished."""
-        self._file.close()
         place = {name: i for i, name in enumerate(adapters)}
         self.rows.sort(key=lambda row: (place.get(row["adapter"], len(place)), row["row"]))
-        _replace(self.path, self.rows)
+        with _writing(self.path):
+            self._file.close()
+            _replace(self.path, self.rows)
         return self.rows
 
 
@@ -71,7 +75,26 @@ def _line(row: Row) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as failure:
+        raise OutputError(
+            f"'{path}' cannot be written: {failure.strerror or failure}; the rows written before it are kept",
+            mend="free some space; the same command then asks only what is missing",
+        ) from failure
+
+
 def _replace(path: Path, rows: Sequence[Row]) -> None:
+    replace_whole(path, "".join(map(_line, rows)))
+
+
+def replace_whole(path: Path, text: str) -> None:
+    """Write a file so that after a kill or a power cut it is the new one or the old one."""
     fresh = path.with_name(f".{path.name}-new")  # one name: what a kill leaves of it is replaced
-    fresh.write_text("".join(map(_line, rows)), encoding="utf-8")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(fresh, path)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llm_adapters.evaluation.outcomes import records
-from llm_adapters.evaluation.rows import Row
+from llm_adapters.evaluation.rows import Row, replace_whole
 from llm_adapters.evaluation.statistics import Interval, macro_mean, wilson
 
 
@@ -103,4 +103,4 @@ def write_summary(scores: Sequence[Score], averages: Sequence[Mean], path: Path)
         "means": [asdict(each) for each in averages],
         "outcomes": records(path.parent),
     }
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    replace_whole(path, json.dumps(record, indent=2) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -82,8 +83,11 @@ def _models(manifest: dict[str, Any]) -> str:
     for name, described in manifest["adapters"].items():
         methods = " + ".join(recipe["method"] for recipe in described["methods"])
         data = described["training"]
+        held_out = "" if data is None or not data.get("held_out") else f", {data['held_out']} of them held out"
         trained = (
-            "not known" if data is None else f"{data['source']}, {data['size'] or 'all'} rows, seed {data['seed']}"
+            "not known"
+            if data is None
+            else f"{data['source']}, {data['size'] or 'all'} rows{held_out}, seed {data['seed']}"
         )
         table.append([name, methods, f"{described['parameters']:,}", trained])
     return f"Base: {base}, {_precision(manifest)}.\n\n" + _markdown(table)
@@ -112,7 +116,14 @@ def _accuracy(
         table.append([f"{benchmark} ({total})", adapter or "base", *cells, *printed])
     mean = {(m.adapter, m.protocol): m for m in averages}
     for adapter in dict.fromkeys(m.adapter for m in averages):
-        cells = [cell for protocol in protocols for cell in (_percent(mean[adapter, protocol]), "", "", "")]
+        cells = [
+            cell
+            for protocol in protocols
+            for cell in (
+                _percent(mean[adapter, protocol]),
+                *_shares([s for s in scores if (s.adapter, s.protocol) == (adapter, protocol)]),
+            )
+        ]
         table.append([f"mean of {averages[0].sets}", adapter or "base", *cells, *([""] if beside else [])])
     known = any(score.clean_total is not None for score in scores)
     clean = (
@@ -230,6 +241,16 @@ def _cells(score: Score | None) -> list[str]:
     if score.clean_total == 0:
         clean = "no clean row"
     return [_percent(score), *(f"{100 * n / score.total:.1f}" for n in (score.unparsed, score.cut)), clean]
+
+
+def _shares(scores: Sequence[Score]) -> list[str]:
+    """Means over sets of what stands beside the accuracy; of clean rows, where every set has some."""
+    unparsed, cut = (
+        f"{100 * statistics.fmean(count / score.total for count, score in zip(counts, scores, strict=True)):.1f}"
+        for counts in ([score.unparsed for score in scores], [score.cut for score in scores])
+    )
+    clean = [s.clean_correct / s.clean_total for s in scores if s.clean_correct is not None and s.clean_total]
+    return [unparsed, cut, f"{100 * statistics.fmean(clean):.1f}" if len(clean) == len(scores) else ""]
 
 
 def _percent(value: Score | Mean) -> str:

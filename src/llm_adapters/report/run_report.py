@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from llm_adapters.errors import DataError
+from llm_adapters.evaluation.paired import holm, mcnemar_exact
+from llm_adapters.evaluation.rows import read_rows
 from llm_adapters.runs.names import MANIFEST
 
 
@@ -27,12 +30,13 @@ def write_report(folder: Path) -> Path:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     summary = folder / "eval" / "summary.json"
     scores = json.loads(summary.read_text(encoding="utf-8"))["scores"] if summary.is_file() else []
+    pairs = _pairs(folder)
     text = "\n\n".join(
         [
             f"# {manifest['config']['name']}",
-            *_accuracy(scores),
+            *_accuracy(scores, pairs),
             _training(manifest),
-            _examples(folder),
+            _examples(pairs),
             _recipe(manifest),
         ]
     )
@@ -41,7 +45,22 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def _accuracy(scores: list[dict[str, Any]]) -> list[str]:
+Pairs = dict[tuple[str, str], list[tuple[dict[str, Any], dict[str, Any]]]]
+"""By set and protocol, each row as the base answered it and as the adapter did."""
+
+
+def _pairs(folder: Path) -> Pairs:
+    rows = [row for path in sorted(folder.glob("eval/*.jsonl")) for row in read_rows(path)]
+    before = {(row["benchmark"], row["protocol"], row["row"]): row for row in rows if row["adapter"] is None}
+    found: Pairs = {}
+    for row in rows:
+        base = before.get((row["benchmark"], row["protocol"], row["row"]))
+        if row["adapter"] is not None and base is not None:
+            found.setdefault((row["benchmark"], row["protocol"]), []).append((base, row))
+    return found
+
+
+def _accuracy(scores: list[dict[str, Any]], pairs: Pairs) -> list[str]:
     if not scores:
         return ["Trained without evaluation."]
     rows = [
@@ -57,23 +76,43 @@ def _accuracy(scores: list[dict[str, Any]]) -> list[str]:
             *rows,
         ]
     )
-    first = [score for score in scores if score["protocol"] == scores[0]["protocol"]]
-    bases = {score["benchmark"]: score for score in first if score["adapter"] is None}
-    pairs = [(bases[score["benchmark"]], score) for score in first if score["adapter"] is not None]
-    verdicts = [_verdict(base, tuned, alone=len(pairs) == 1) for base, tuned in pairs]
-    if not verdicts:
+    protocol = scores[0]["protocol"]
+    changed = {name: each for (name, of), each in pairs.items() if of == protocol}
+    if not changed:
         return [table]
-    return [table, " ".join([*verdicts, "One seed; the intervals cover the choice of test rows, not of the seed."])]
+    return [
+        table,
+        f"{_verdicts(changed)} One seed; intervals and tests cover the choice of test rows, not of the seed.",
+    ]
 
 
-def _verdict(base: dict[str, Any], tuned: dict[str, Any], *, alone: bool) -> str:
-    """Whether training changed the accuracy on one set, in a sentence."""
-    apart = tuned["low"] > base["high"] or tuned["high"] < base["low"]
-    points = 100 * (tuned["accuracy"] - base["accuracy"])
-    return (
-        f"Training changed the accuracy{'' if alone else ' on ' + tuned['benchmark']} by {points:+.1f} points; the "
-        f"intervals {'do not overlap' if apart else 'overlap, so this run alone does not show a difference'}."
-    )
+def _verdicts(changed: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]) -> str:
+    """Whether training changed the accuracy, set by set, in sentences."""
+    gained = {name: _count(pairs, was=False, now=True) for name, pairs in changed.items()}
+    lost = {name: _count(pairs, was=True, now=False) for name, pairs in changed.items()}
+    corrected = holm([mcnemar_exact(lost[name], gained[name]) for name in changed])
+    said = []
+    for (name, pairs), p in zip(changed.items(), corrected, strict=True):
+        points = 100 * (gained[name] - lost[name]) / len(pairs)
+        said.append(
+            f"Training changed the accuracy{'' if len(changed) == 1 else ' on ' + name} by {points:+.1f} points: of "
+            f"{len(pairs)} rows {gained[name]} became right and {lost[name]} no longer are (McNemar's exact test, "
+            f"p = {p:.2g}{', this run alone does not show a difference' if p >= 0.05 else ''})."
+        )
+    return " ".join([*said, *(["p is corrected over the sets (Holm)."] if len(changed) > 1 else [])])
+
+
+def _count(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], *, was: bool, now: bool) -> int:
+    return len(_fitting(pairs, was=was, now=now))
+
+
+def _fitting(
+    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], *, was: bool, now: bool
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The pairs of which the first is right or not, and the second."""
+    return [
+        (old, new) for old, new in pairs if (old["status"] == "correct") is was and (new["status"] == "correct") is now
+    ]
 
 
 def _clean(score: dict[str, Any]) -> str:
@@ -100,17 +139,13 @@ def _training(manifest: dict[str, Any]) -> str:
     return "## Cost\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in lines)
 
 
-def _examples(folder: Path) -> str:
+def _examples(found: Pairs) -> str:
     """The first question that training turned from wrong to right, and the first that it turned from right to wrong."""
-    rows = [json.loads(line) for path in sorted(folder.glob("eval/*.jsonl")) for line in path.open(encoding="utf-8")]
-    before = {(row["benchmark"], row["row"]): row for row in rows if row["adapter"] is None}
-    pairs = [(before.get((row["benchmark"], row["row"])), row) for row in rows if row["adapter"] is not None]
+    first = next(iter(found), ("", ""))[1]
+    pairs = [pair for (_, protocol), each in found.items() if protocol == first for pair in each]
     chosen = []
     for title, was, now in (("Now correct", False, True), ("No longer correct", True, False)):
-        fitting = [
-            (old, new) for old, new in pairs
-            if old and (old["status"] == "correct") is was and (new["status"] == "correct") is now
-        ]  # fmt: skip
+        fitting = _fitting(pairs, was=was, now=now)
         if fitting:
             old, new = fitting[0]
             quoted = [f"> {line}" for line in new["question"].splitlines()]

@@ -160,7 +160,8 @@ def _of_run(path: Path, record: dict[str, Any], base: str | None) -> Target:
     digest = json.loads(manifest.read_text(encoding="utf-8"))["data"]["train"] if manifest.is_file() else None
     if data.get("validation") is not None:
         digest = None  # of less than the whole: held-out rows count as trained on
-    training = TrainingData(data["train"], data["size"], record["seed"], digest)
+    held_out = data["validation"] if isinstance(data.get("validation"), int) else 0
+    training = TrainingData(data["train"], data["size"], record["seed"], digest, held_out)
     recipe = {key: value for key, value in record.items() if key not in ("name", "seed", "evaluate")}
     return Target(
         _name(path.name), base or record["model"]["source"], path / "adapter", data["template"], training,
