@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def write_report(folder: Path) -> Path:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     summary = folder / "eval" / "summary.json"
     scores = json.loads(summary.read_text(encoding="utf-8"))["scores"] if summary.is_file() else []
-    pairs = _pairs(folder)
+    pairs = _pairs(folder, scores[0]["protocol"] if scores else "")
     text = "\n\n".join(
         [
             f"# {manifest['config']['name']}",
@@ -45,22 +45,24 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-Pairs = dict[tuple[str, str], list[tuple[dict[str, Any], dict[str, Any]]]]
-"""By set and protocol, each row as the base answered it and as the adapter did."""
+Pairs = Sequence[tuple[dict[str, Any], dict[str, Any]]]
+"""Rows as the base answered them and as the adapter did."""
 
 
-def _pairs(folder: Path) -> Pairs:
+def _pairs(folder: Path, protocol: str) -> dict[str, Pairs]:
+    """The pairs of each set, under one protocol."""
     rows = [row for path in sorted(folder.glob("eval/*.jsonl")) for row in read_rows(path)]
-    before = {(row["benchmark"], row["protocol"], row["row"]): row for row in rows if row["adapter"] is None}
-    found: Pairs = {}
+    rows = [row for row in rows if row["protocol"] == protocol]
+    before = {(row["benchmark"], row["row"]): row for row in rows if row["adapter"] is None}
+    found: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for row in rows:
-        base = before.get((row["benchmark"], row["protocol"], row["row"]))
+        base = before.get((row["benchmark"], row["row"]))
         if row["adapter"] is not None and base is not None:
-            found.setdefault((row["benchmark"], row["protocol"]), []).append((base, row))
-    return found
+            found.setdefault(row["benchmark"], []).append((base, row))
+    return dict(found)
 
 
-def _accuracy(scores: list[dict[str, Any]], pairs: Pairs) -> list[str]:
+def _accuracy(scores: list[dict[str, Any]], pairs: Mapping[str, Pairs]) -> list[str]:
     if not scores:
         return ["Trained without evaluation."]
     rows = [
@@ -76,20 +78,18 @@ def _accuracy(scores: list[dict[str, Any]], pairs: Pairs) -> list[str]:
             *rows,
         ]
     )
-    protocol = scores[0]["protocol"]
-    changed = {name: each for (name, of), each in pairs.items() if of == protocol}
-    if not changed:
+    if not pairs:
         return [table]
     return [
         table,
-        f"{_verdicts(changed)} One seed; intervals and tests cover the choice of test rows, not of the seed.",
+        f"{_verdicts(pairs)} One seed; intervals and tests cover the choice of test rows, not of the seed.",
     ]
 
 
-def _verdicts(changed: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]) -> str:
+def _verdicts(changed: Mapping[str, Pairs]) -> str:
     """Whether training changed the accuracy, set by set, in sentences."""
-    gained = {name: _count(pairs, was=False, now=True) for name, pairs in changed.items()}
-    lost = {name: _count(pairs, was=True, now=False) for name, pairs in changed.items()}
+    gained = {name: len(_fitting(pairs, was=False, now=True)) for name, pairs in changed.items()}
+    lost = {name: len(_fitting(pairs, was=True, now=False)) for name, pairs in changed.items()}
     corrected = holm([mcnemar_exact(lost[name], gained[name]) for name in changed])
     said = []
     for (name, pairs), p in zip(changed.items(), corrected, strict=True):
@@ -102,13 +102,7 @@ def _verdicts(changed: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]) -
     return " ".join([*said, *(["p is corrected over the sets (Holm)."] if len(changed) > 1 else [])])
 
 
-def _count(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], *, was: bool, now: bool) -> int:
-    return len(_fitting(pairs, was=was, now=now))
-
-
-def _fitting(
-    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], *, was: bool, now: bool
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _fitting(pairs: Pairs, *, was: bool, now: bool) -> Pairs:
     """The pairs of which the first is right or not, and the second."""
     return [
         (old, new) for old, new in pairs if (old["status"] == "correct") is was and (new["status"] == "correct") is now
@@ -139,10 +133,9 @@ def _training(manifest: dict[str, Any]) -> str:
     return "## Cost\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in lines)
 
 
-def _examples(found: Pairs) -> str:
+def _examples(found: Mapping[str, Pairs]) -> str:
     """The first question that training turned from wrong to right, and the first that it turned from right to wrong."""
-    first = next(iter(found), ("", ""))[1]
-    pairs = [pair for (_, protocol), each in found.items() if protocol == first for pair in each]
+    pairs = [pair for each in found.values() for pair in each]
     chosen = []
     for title, was, now in (("Now correct", False, True), ("No longer correct", True, False)):
         fitting = _fitting(pairs, was=was, now=now)
