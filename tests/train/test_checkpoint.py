@@ -139,12 +139,15 @@ def test_a_row_cut_off_by_a_full_disk_is_written_again(tmp_path: Path) -> None:
     assert metrics(tmp_path / "full") == metrics(tmp_path / "whole")
 
 
-def test_a_loss_that_is_no_number_names_its_rows_and_the_last_good_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [1, None])
+def test_a_loss_that_is_no_number_names_its_rows_and_the_last_good_checkpoint(
+    every: int | None, tmp_path: Path
+) -> None:
     model = tiny_model("llama")
     assert [i + 1 for i, example in enumerate(examples(24)) if 8 in example.input_ids] == [4]
     model.get_input_embeddings().weight.data[8] = float("nan")
     with pytest.raises(TrainingError, match="the loss is nan") as caught:
-        tiny_training(tmp_path, model=model, checkpoint_every=1, micro_batch=1)
+        tiny_training(tmp_path, model=model, checkpoint_every=every, micro_batch=1)
     assert "in step 2, on the rows 4 of the training data" in str(caught.value)
     last = tmp_path / "checkpoints" / "step-1"
     assert f"the last good checkpoint is '{last}'" in str(caught.value)

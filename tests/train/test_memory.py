@@ -104,3 +104,10 @@ def test_the_message_of_the_real_allocator_is_known() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+def test_a_model_that_computes_no_activations_again_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    monkeypatch.setattr(type(model), "supports_gradient_checkpointing", False)
+    with pytest.raises(TrainingError, match="LlamaForCausalLM knows no gradient checkpointing"):
+        tiny_training(tmp_path, model=model, gradient_checkpointing=True)

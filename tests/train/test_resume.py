@@ -105,6 +105,20 @@ def test_checkpoints_of_another_training_are_not_gone_on_with(tmp_path: Path) ->
         tiny_training(tmp_path, checkpoint_every=3, model=tiny_model("gpt2"))
 
 
+def test_a_training_goes_on_with_fewer_rows_at_once_and_activations_computed_again(tmp_path: Path) -> None:
+    """The mends that a lack of memory is told with."""
+    recipe = la.method("lora", rank=4)
+    tiny_training(tmp_path / "whole", recipe=recipe)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_training(tmp_path / "cut", recipe=recipe, checkpoint_every=2, on_step=_interrupting(3))
+    less: dict[str, Any] = {"micro_batch": 3, "gradient_checkpointing": True}
+    result, _ = tiny_training(tmp_path / "cut", recipe=recipe, checkpoint_every=2, **less)
+    assert result.resumed == [2]
+    assert result.micro_batch == 3
+    for row, expected in zip(metrics(tmp_path / "cut"), metrics(tmp_path / "whole"), strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
 def test_a_lost_metrics_file_is_said_and_stops_nothing(tmp_path: Path) -> None:
     _, expected = tiny_training(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

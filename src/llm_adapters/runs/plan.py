@@ -17,6 +17,7 @@ from llm_adapters.model.memory import free_bytes
 from llm_adapters.runs.training_shape import TrainingShape
 from llm_adapters.train.counting import WithoutNumbers
 from llm_adapters.train.devices import EFFICIENCY, Gpu
+from llm_adapters.train.memory import compute_activations_again
 from llm_adapters.train.operations import Operations
 from llm_adapters.train.probe import probe
 
@@ -165,7 +166,7 @@ class _Planned:
         found |= {f"train.micro_batch={size}": peak(size) for size in smaller}
         checkpoints = getattr(shape.model, "supports_gradient_checkpointing", False)
         if checkpoints and not shape.config.train.gradient_checkpointing:
-            shape.model.gradient_checkpointing_enable({"use_reentrant": False})
+            compute_activations_again(shape.model)
             found |= {
                 f"train.gradient_checkpointing=true train.micro_batch={size}": peak(size) for size in (shape.size, 1)
             }

@@ -21,6 +21,7 @@ from llm_adapters.train.batches import Batches
 from llm_adapters.train.beginnings import shares_beginnings
 from llm_adapters.train.counting import count
 from llm_adapters.train.loss import labelled_tokens
+from llm_adapters.train.memory import compute_activations_again
 from llm_adapters.train.operations import Operations
 from llm_adapters.train.workload import Extent, Workload
 
@@ -104,7 +105,7 @@ class TrainingShape:
         if not encoded:
             raise DataError("no training example has a label left", mend="raise data.max_length")
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            compute_activations_again(model)
         model.train()
         batches = Batches(model, pad_id=0, device=torch.device("cpu"), packed=settings.packing, fused=fused)
         size = settings.micro_batch or settings.batch_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +16,17 @@ from llm_adapters.train.checkpoint import Checkpoints, damage
 from llm_adapters.train.memory import shrinking
 from llm_adapters.train.metrics import Metrics, MetricsLog
 from llm_adapters.train.order import Order
-from llm_adapters.train.randomness import seed_step
+from llm_adapters.train.randomness import RandomState, seed_step
 from llm_adapters.train.state import TrainingState
 from llm_adapters.train.stepper import NotFinite, Numbered, Stepper
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
 from llm_adapters.train.trackers import Trackers
 from llm_adapters.train.validation import Validation
+
+_CALMER = (
+    "a lower learning rate (train.learning_rate), max_grad_norm, or float32; a changed recipe begins anew, with --force"
+)
 
 
 @dataclass
@@ -77,6 +82,7 @@ class Loop:
             self.state.position.resumed.append(self.state.position.step)
             self.note(f"going on from '{checkpoint}'")
         position = self.state.position
+        position.micro_batch = min(position.micro_batch, self.settings.micro_batch or self.settings.batch_size)
         self.log = MetricsLog(metrics if self.team.leads else None, position.step)
         if self.team.leads and len(self.log.losses) < position.step:
             lacking = position.step - len(self.log.losses)
@@ -96,15 +102,26 @@ class Loop:
 
     def _step(self) -> Metrics:
         position, rate, batch = self.state.position, self.stepper.learning_rate, self.batch()
+        before = RandomState.take(self.stepper.device)
         seed_step(self.order.seed, position.step, self.team)
         try:
             loss, norm, position.micro_batch = self.stepper.step(batch, position.micro_batch)
         except (NotFinite, RuntimeError) as failure:
+            if isinstance(failure, NotFinite) and self.team.leads:
+                before.restore()
+                self._keep()
             told = self.explained(failure, rate)
             if told is None:
                 raise
             raise told from failure
         return self.record(batch, loss, norm, rate)
+
+    def _keep(self) -> None:
+        """Write a checkpoint of the steps that were taken, if the last one is older."""
+        step = self.state.position.step
+        if step and self.checkpoints.last != self.checkpoints.at(step):
+            with suppress(OutputError):  # what went wrong must be told, whatever the disk says
+                self.save()
 
     def explained(self, failure: Exception, rate: float) -> TrainingError | None:
         """What the user is told when the next step could not be taken at a learning rate; None if it is a bug."""
@@ -115,7 +132,7 @@ class Loop:
                 f"{failure} at learning rate {rate:g} in step {step}, on the rows "
                 f"{', '.join(map(str, failure.rows))} of the training data; nothing was changed by this step"
                 + (f", and the last good checkpoint is '{last}'" if last else ""),
-                mend="look at these rows; a lower learning rate (train.learning_rate), max_grad_norm, or float32",
+                mend=f"look at these rows; {_CALMER}",
             )
         if is_out_of_memory(failure):
             return TrainingError(
@@ -153,7 +170,7 @@ class Loop:
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the validation loss is {loss} after step {position.step}",
-                mend="a lower learning rate (train.learning_rate), max_grad_norm, or float32",
+                mend=_CALMER,
             )
         row: Metrics = {"step": position.step, "validation_loss": loss}
         by_accuracy = self.settings.best_by == "accuracy" or self.accuracy is not None

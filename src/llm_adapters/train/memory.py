@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -60,3 +60,17 @@ def shrinking(
             torch.cuda.empty_cache()
         note(f"out of memory with {size} rows at a time: going on with {(size + 1) // 2}; the batch stays the same")
         size = (size + 1) // 2
+
+
+def compute_activations_again(model: Any) -> None:
+    """Let a model compute its activations again in the backward pass instead of keeping them (gradient checkpointing).
+
+    Raises:
+        TrainingError: it cannot.
+    """
+    try:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as failure:
+        raise TrainingError(
+            f"{type(model).__name__} knows no gradient checkpointing", mend="train.gradient_checkpointing: false"
+        ) from failure

@@ -19,7 +19,7 @@ from llm_adapters.train.batches import Batches, balanced
 from llm_adapters.train.beginnings import shares_beginnings
 from llm_adapters.train.frozen_layers import FrozenLayers, lowest_layer
 from llm_adapters.train.loss import labelled_tokens, summed_loss
-from llm_adapters.train.memory import shrinking
+from llm_adapters.train.memory import compute_activations_again, shrinking
 from llm_adapters.train.randomness import RandomState
 from llm_adapters.train.schedule import scheduler
 from llm_adapters.train.sharding import is_sharded, shard
@@ -104,7 +104,7 @@ class Stepper:
     def open(self) -> None:
         """Set the model up for the steps, until :meth:`close`: checkpointing, compiled layers."""
         if self.settings.gradient_checkpointing and not getattr(self.plain, "is_gradient_checkpointing", False):
-            self.plain.gradient_checkpointing_enable({"use_reentrant": False})
+            compute_activations_again(self.plain)
             self._opened.callback(self.plain.gradient_checkpointing_disable)
         if self.settings.compile:
             self._opened.enter_context(self._compiled())

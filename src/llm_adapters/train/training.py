@@ -39,8 +39,11 @@ WITHOUT_EFFECT = {
     "keep_checkpoints",
     "distributed",
     "trackers",
+    "micro_batch",
+    "gradient_checkpointing",
 }
-"""Fields of the recipe that may change while a run is under way: what is trained does not depend on them."""
+"""Fields of the recipe that may change while a run is under way: what is trained does not depend on them, but for the
+rounding of another number of processes or another micro-batch, whose dropout draws other numbers too."""
 
 
 @dataclass(frozen=True)
