@@ -56,6 +56,21 @@ def test_ten_virtual_tokens(shape: str) -> None:
     assert _trained("prefix-math", shape) == _trained("prefix-commonsense", shape) == layers * 10 * 2 * width
 
 
+BOTTLENECK = {
+    "bottleneck": 256,
+    "nonlinearity": "tanh",
+    "init": "reference",
+    "bias": False,
+    "scale": 1.0,
+    "dropout": 0.0,
+}
+SIZES: dict[str, dict[str, object]] = {
+    "Lora": {"rank": 32, "alpha": 64.0, "dropout": 0.05, "rslora": False},
+    "Prefix": {"tokens": 10, "reparametrization": 0},
+    **dict.fromkeys(("Series", "SeriesInput", "Parallel"), BOTTLENECK),
+}
+
+
 def test_the_recipes_are_those_of_the_repository() -> None:
     for path in sorted(PAPER.glob("*.yaml")):
         config, prefix = read_config(path), path.stem.startswith("prefix")
@@ -65,3 +80,7 @@ def test_the_recipes_are_those_of_the_repository() -> None:
         assert (data.max_length, data.train_on, data.template) == (256, "all", "paper"), path
         assert data.train == ("math10k" if "-math" in path.stem else "commonsense170k"), path
         assert config.name == path.stem
+        assert train.weight_decay == 0.0, path
+        (recipe,) = config.adapter
+        sizes = SIZES[type(recipe).__name__]
+        assert {key: getattr(recipe, key) for key in sizes} == sizes, path
