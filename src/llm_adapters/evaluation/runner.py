@@ -99,7 +99,7 @@ def evaluate_parts(
     wanted: dict[tuple[int, str | None, int], list[tuple[RowWriter, str | None]]] = {}
     for part, own in zip(parts, writers, strict=True):
         for suite, writer in zip(part.suites, own, strict=True):
-            _judge_again(suite, writer.rows)
+            suite.judge_again(writer.rows)
             done = {(row["adapter"], row["row"]) for row in writer.rows}
             say(sum((name, number) in done for name in part.adapters for number in suite.numbers))
             for name, adapter in part.adapters.items():
@@ -115,15 +115,6 @@ def evaluate_parts(
             })  # fmt: skip
             say(1)
     return [_scored(part, own) for part, own in zip(parts, writers, strict=True)]
-
-
-def _judge_again(suite: Suite, rows: Sequence[Row]) -> None:
-    """Read the completions of an interrupted evaluation anew: another release may have written and judged them."""
-    examples = dict(zip(suite.numbers, suite.examples, strict=True))
-    for row in rows:
-        if suite.protocol.generates and row["row"] in examples:
-            status, answer = suite.task.judge(row["completion"], examples[row["row"]], suite.protocol)
-            row.update(answer=answer, status=status)
 
 
 def _scored(part: Part, writers: Sequence[RowWriter]) -> list[Score]:

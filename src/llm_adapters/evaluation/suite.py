@@ -14,6 +14,7 @@ from llm_adapters.data.templates import get_template
 from llm_adapters.errors import DataError
 from llm_adapters.evaluation.families import Free
 from llm_adapters.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from llm_adapters.evaluation.rows import Row
 from llm_adapters.evaluation.task import GROUPS, Task, expand, tasks
 
 
@@ -72,6 +73,14 @@ class Suite:
         suites = [cls.of(source, settings.size, seed, template, each) for source in sources for each in protocols]
         check_files(suites)
         return suites
+
+    def judge_again(self, rows: Sequence[Row]) -> None:
+        """Read the completions of an interrupted evaluation anew: another release may have written and judged them."""
+        examples = dict(zip(self.numbers, self.examples, strict=True))
+        for row in rows:
+            if self.protocol.generates and row["row"] in examples:
+                status, answer = self.task.judge(row["completion"], examples[row["row"]], self.protocol)
+                row.update(answer=answer, status=status)
 
     @classmethod
     def of_rows(cls, source: str, examples: Sequence[Example], template: str) -> Suite:
