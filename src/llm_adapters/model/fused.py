@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from llm_adapters.model import fused_cpu, fused_liger
 from llm_adapters.model.drawing import draws
+from llm_adapters.model.recomputed import recomputed
 
 _ROTARY = "apply_rotary_pos_emb"  # what transformers calls it in the module of every model that has it
 _LINEARS = ("gate_proj", "up_proj", "down_proj")
@@ -149,8 +150,7 @@ def _epsilon(module: nn.Module) -> float | None:
 def _norm(offset: float, module: nn.Module, states: Tensor) -> Tensor | None:
     weight: Any = module.weight
     kernels = None if weight.requires_grad else _kernels(states, weight)
-    result: Tensor | None = None if kernels is None else kernels.norm(states, weight, offset, _epsilon(module))
-    return result
+    return None if kernels is None else recomputed(kernels.norm, states, weight, offset, _epsilon(module))
 
 
 # -- rotary positions ---------------------------------------------------------------------------------
@@ -202,5 +202,5 @@ def _gated(module: Any, states: Tensor) -> Tensor | None:
     kernels = _kernels(states)
     if kernels is None or any(part._forward_hooks or part._forward_pre_hooks for part in passed_over):
         return None
-    result: Tensor = module.down_proj(kernels.gated(module.gate_proj(states), module.up_proj(states)))
+    result: Tensor = module.down_proj(recomputed(kernels.gated, module.gate_proj(states), module.up_proj(states)))
     return result

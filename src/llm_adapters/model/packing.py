@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from llm_adapters.model.quantised_linears import quantised_linears
+from llm_adapters.model.recomputed import recomputed
 from llm_adapters.model.sites import SiteMap
 
 Documents = Sequence[Sequence[int]]
@@ -85,8 +86,13 @@ def packed_attention(
             start += q.shape[2]
         if beginning:
             found[1:] = [states[:, beginning:] for states in found[1:]]
-        rows.append(found[0] if len(found) == 1 else torch.cat(found, dim=1))
+        rows.append(found[0] if len(found) == 1 else recomputed(_joined, *found))
     return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
+
+
+def _joined(*documents: Tensor) -> Tensor:
+    """Attention (1, T, H, d) of documents that follow one another; each holds its own for its backward pass."""
+    return torch.cat(documents, dim=1)
 
 
 def _with_virtual(

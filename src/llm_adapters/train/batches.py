@@ -14,6 +14,7 @@ from llm_adapters.data.encoding import Encoded
 from llm_adapters.model.fused import Fused
 from llm_adapters.model.packing import can_pack, can_share, packing
 from llm_adapters.model.prepacked import Prepacked
+from llm_adapters.model.recomputed import recomputing
 from llm_adapters.model.sites import find_sites
 from llm_adapters.train.beginnings import shared_beginning
 
@@ -32,7 +33,8 @@ class Batches:
         device: where it runs.
         packed: whether to pack if the model can.
         prepacked: whether frozen weights may be copied into the layout of the processor's kernels.
-        fused: whether norms, rotations and activations may be computed in fewer passes than the model's own.
+        fused: whether norms, rotations and activations may be computed in fewer passes than the model's own, and once
+            more in the backward pass where that costs less memory.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Batches:
         self.sharing = False
         self._prepacked = Prepacked(model, training=True) if prepacked else nullcontext
         self._fused = Fused(model) if fused else nullcontext
+        self._recomputing = recomputing if fused else nullcontext
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """What forward and backward passes over :meth:`tensors` stand in."""
-        with packing(self.decoder) if self.packed else nullcontext(), self._prepacked(), self._fused():
+        packed = packing(self.decoder) if self.packed else nullcontext()
+        with packed, self._prepacked(), self._fused(), self._recomputing():
             yield
 
     def tensors(self, examples: Sequence[Encoded]) -> dict[str, Any]:

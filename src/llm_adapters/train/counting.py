@@ -163,7 +163,9 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, ledger: Ledger) -> Tensor:
-        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        # Head after head in every token, as they write it.
+        batch, heads, tokens, _ = query.shape
+        out = query.new_empty(batch, tokens, heads, value.shape[-1]).transpose(1, 2)
         sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, out, sums)
         ctx.product, ctx.ledger = query.numel() * key.shape[-2], ledger

@@ -1,0 +1,101 @@
+"""States that the backward pass computes again from what is held anyway, instead of keeping them for it.
+
+A normed state costs one pass over the residual stream, a gated product one over gate and up, attention joined from its
+documents a copy; adapters that read them would keep each for every token and layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_NAME = "_llm_adapters_recomputed"
+_OVERWRITTEN = "tensors that the backward pass needs were overwritten after the forward pass saved them"
+_on: ContextVar[bool] = ContextVar("_on", default=False)
+
+
+class Recomputed:
+    """One tensor that several may save: computed again for the first who reads it, and held until the last has."""
+
+    def __init__(self, function: Callable[..., Tensor], given: tuple[Any, ...], out: Tensor) -> None:
+        self._function, self._given, self._version = function, given, out._version
+        self._versions = _versions(given)
+        self._readers = 0
+        self._found: Tensor | None = None
+
+    def stands_for(self, tensor: Tensor) -> bool:
+        """Whether ``tensor``, which was computed so, is as it was then."""
+        return tensor._version == self._version
+
+    def saved(self) -> None:
+        """One more will read it."""
+        self._readers += 1
+
+    def read(self) -> Tensor:
+        """The tensor.
+
+        Raises:
+            RuntimeError: what it is computed from was overwritten.
+        """
+        if self._versions != _versions(self._given):
+            raise RuntimeError(_OVERWRITTEN)
+        found = self._found
+        if found is None:
+            with torch.no_grad():
+                found = self._function(*self._given)
+        self._readers -= 1
+        self._found = found if self._readers > 0 else None
+        return found
+
+
+def recomputed(function: Callable[..., Tensor], *given: Any) -> Tensor:
+    """``function(*given)``, which within :func:`recomputing` others do not keep for their backward passes.
+
+    Args:
+        function: gives the same numbers each time.
+        given: what it takes, and holds for its own backward pass anyway.
+    """
+    out = function(*given)
+    if _on.get() and out.requires_grad:
+        setattr(out, _NAME, Recomputed(function, given, out))
+    return out
+
+
+@contextmanager
+def recomputing() -> Iterator[None]:
+    """While it lasts, what forward passes save is not kept if it can be computed again."""
+    token = _on.set(True)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(_pack, _unpack):
+            yield
+    finally:
+        _on.reset(token)
+
+
+def _pack(tensor: Tensor) -> tuple[Tensor, int] | tuple[Recomputed, torch.Size]:
+    whole = tensor._base if tensor._base is not None else tensor
+    found = getattr(whole, _NAME, None)
+    if found is None or not found.stands_for(whole) or tensor.numel() != whole.numel() or not tensor.is_contiguous():
+        # Detached, or what a node saves of its own output would hold the node for ever.
+        return tensor.detach(), tensor._version
+    found.saved()
+    return found, tensor.shape
+
+
+def _unpack(packed: tuple[Any, Any]) -> Tensor:
+    found, told = packed
+    if isinstance(found, Recomputed):
+        return found.read().view(told)
+    kept: Tensor = found
+    if kept._version != told:  # with hooks, autograd does not look
+        raise RuntimeError(_OVERWRITTEN)
+    return kept
+
+
+def _versions(given: tuple[Any, ...]) -> list[int]:
+    return [each._version for each in given if isinstance(each, Tensor)]
