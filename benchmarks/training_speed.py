@@ -1,17 +1,25 @@
 """How fast does it train, in how much memory? This engine against peft + ``transformers.Trainer``, and ``adapters``.
 
-One base, one recipe, one seed, no dropout; every side is given the same rows in the same batches (GSM8K rows of the
-``math`` mixture, real lengths, drawn at random), starts from the same adapter weights and runs in its own process:
+One base, one recipe, one seed; every side is given the same rows in the same batches (GSM8K rows of the ``math``
+mixture, real lengths, drawn at random), starts from the same adapter weights and runs in its own process:
 
     ours      this engine: packed micro-batches
+    whole     with --quantization: this engine on the base as it is
     trainer   LoRA: peft under transformers.Trainer; series and parallel: the ``adapters`` library under its trainer, if
               --adapters-python names an interpreter that has it
 
 Sides take turns --rounds times. Prints medians of tokens a second (padding not counted) and of peak memory, their
-ratios, the largest relative difference of a step's loss (LoRA), and the share of the limit: 4·N operations a token at
-the matrix rate measured in the same process, before and after.
+ratios, the largest relative difference of a step's loss (LoRA without dropout), and the share of the limit: 4·N
+operations a token at the matrix rate measured in the same process, before and after.
 
     LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py [--method lora] [--steps 6] [--micro-batch 4] [--rounds 3]
+        [--dropout 0.05] [--train-on all]
+
+The base is the bundled model. On a GPU, one of LLaMA-7B's shape with random weights, and how much longer it takes in 4
+bits:
+
+    LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py --shape llama-7b --dtype bfloat16 --micro-batch 16
+        [--quantization bnb-nf4]
 """
 
 from __future__ import annotations
@@ -34,6 +42,22 @@ import torch
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, ALPHA, RATE, BOTTLENECK = 32, 64, 3e-4, 256
 BATCH = 16
+SHAPES = {
+    "llama-7b": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+    "llama-tiny": {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    },
+}
 
 
 def main() -> None:
@@ -45,7 +69,9 @@ def main() -> None:
         plan = Path(folder) / "plan.json"
         plan.write_text(json.dumps(planned(options, Path(folder) / "base")))
         sides = {"ours": sys.executable}
-        if options.method == "lora":
+        if options.quantization:
+            sides["whole"] = sys.executable
+        elif options.method == "lora":
             sides["trainer"] = sys.executable
         elif options.adapters_python:
             sides["trainer"] = options.adapters_python
@@ -62,8 +88,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--micro-batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--train-on", default="completion", choices=["completion", "all"])
+    parser.add_argument("--shape", choices=list(SHAPES))
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--quantization")
     parser.add_argument("--adapters-python")
-    parser.add_argument("--worker", choices=["ours", "trainer"])
+    parser.add_argument("--worker", choices=["ours", "whole", "trainer"])
     parser.add_argument("--plan", type=Path)
     return parser.parse_args()
 
@@ -76,7 +107,9 @@ def planned(options: argparse.Namespace, base: Path) -> dict[str, Any]:
 
     rows = json.loads((Path(os.environ["LLM_ADAPTERS_DATA"]) / "math_train.json").read_text())
     rows = random.Random(0).sample([row for row in rows if row["source"] == "gsm8k"], options.steps * BATCH)
-    model, tokenizer = la.load_model()
+    model, tokenizer = la.load_model(dtype=options.dtype)
+    if options.shape:
+        model = random_model(SHAPES[options.shape], options.dtype, tokenizer)
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
     written = json.loads((base / "config.json").read_text())
@@ -88,20 +121,36 @@ def planned(options: argparse.Namespace, base: Path) -> dict[str, Any]:
             tokenizer,
             Example(instruction=row["instruction"], input="", output=row["output"], answer=row["answer"]),
             max_length=512,
-            train_on="completion",
+            train_on=options.train_on,
         )
         for row in rows
     ]
-    examples = [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded]
+    most = model.config.vocab_size  # of a random model: any ids will do
+    examples = [
+        {"input_ids": [i % most for i in e.input_ids], "labels": [i % most if i >= 0 else i for i in e.labels]}
+        for e in encoded
+    ]
     return {
         "method": options.method,
+        "dropout": options.dropout,
+        "quantization": options.quantization,
+        "product": [model.config.hidden_size, model.config.intermediate_size],
         "micro_batch": options.micro_batch,
         "base": str(base),
-        "pad": tokenizer.pad_token_id,
+        "pad": tokenizer.pad_token_id % most,
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
         "batches": [examples[i : i + BATCH] for i in range(0, len(examples), BATCH)],
     }
+
+
+def random_model(shape: dict[str, int], dtype: str, tokenizer: Any) -> Any:
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(**shape, pad_token_id=tokenizer.pad_token_id % shape["vocab_size"], dtype=dtype)
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
 
 
 def started(python: str, side: str, plan: Path) -> dict[str, Any]:
@@ -114,25 +163,30 @@ def started(python: str, side: str, plan: Path) -> dict[str, Any]:
 def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
     """One side, in a process of its own. The first step is not timed."""
     torch.manual_seed(0)
-    before = matrix_rate(getattr(torch, plan["dtype"]))
-    losses, seconds = ours(plan) if side == "ours" else trainer(plan)
+    before = matrix_rate(plan)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    losses, seconds = (
+        trainer(plan) if side == "trainer" else ours(plan, plan["quantization"] if side == "ours" else None)
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
-    rate = (before + matrix_rate(getattr(torch, plan["dtype"]))) / 2
+    rate = (before + matrix_rate(plan)) / 2
     return {"losses": losses, "seconds": seconds, "peak": peak, "rate": rate}
 
 
-def ours(plan: dict[str, Any]) -> tuple[list[float], float]:
+def ours(plan: dict[str, Any], quantization: str | None = None) -> tuple[list[float], float]:
     import llm_adapters as la
     from llm_adapters.config.schema import TrainSection
     from llm_adapters.data.encoding import Encoded
     from llm_adapters.train.stepper import Numbered, Stepper
     from llm_adapters.train.team import Team
 
-    model, tokenizer = la.load_model(plan["base"], dtype=plan["dtype"])
+    model, tokenizer = la.load_model(plan["base"], dtype=plan["dtype"], quantization=quantization or "none")
     sizes = {
-        "lora": {"rank": RANK, "alpha": ALPHA, "dropout": 0.0},
+        "lora": {"rank": RANK, "alpha": ALPHA, "dropout": plan["dropout"]},
         "series": {"bottleneck": BOTTLENECK},
         "parallel": {"bottleneck": BOTTLENECK},
     }
@@ -163,7 +217,10 @@ def trainer(plan: dict[str, Any]) -> tuple[list[float], float]:
         from peft import LoraConfig, get_peft_model
 
         model = get_peft_model(
-            model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=LINEARS, task_type="CAUSAL_LM")
+            model,
+            LoraConfig(
+                r=RANK, lora_alpha=ALPHA, lora_dropout=plan["dropout"], target_modules=LINEARS, task_type="CAUSAL_LM"
+            ),
         )
         same_start(model.named_parameters(), "lora_A.default.weight", "lora_B.default.weight")
     else:
@@ -179,6 +236,8 @@ def trainer(plan: dict[str, Any]) -> tuple[list[float], float]:
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             times.append(time.perf_counter())
 
         def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
@@ -229,10 +288,11 @@ def same_start(parameters: Any, first: str, second: str) -> None:
             assert not parameter.any()
 
 
-def matrix_rate(dtype: torch.dtype) -> float:
-    """Operations a second of a large product, median of several: a neighbour slows it as it slows the training."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a, b = torch.randn(1024, 576, device=device, dtype=dtype), torch.randn(576, 1536, device=device, dtype=dtype)
+def matrix_rate(plan: dict[str, Any]) -> float:
+    """Operations a second of the model's largest product, median of several: what slows the training slows it too."""
+    device, dtype = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, plan["dtype"])
+    rows, (width, inner) = 8192 if device == "cuda" else 1024, plan["product"]
+    a, b = torch.randn(rows, width, device=device, dtype=dtype), torch.randn(width, inner, device=device, dtype=dtype)
     rates = []
     for _ in range(100):
         start = time.perf_counter()
@@ -248,7 +308,8 @@ def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], p
     tokens = sum(len(row["input_ids"]) for batch in plan["batches"][1:] for row in batch)
     print(
         f"{options.method}: {len(plan['batches'])} steps of {BATCH} rows, {tokens} tokens timed, micro-batches of "
-        f"{options.micro_batch}, {torch.get_num_threads()} threads, median of {options.rounds} rounds"
+        f"{options.micro_batch}, dropout {options.dropout}, loss on {options.train_on}, {torch.get_num_threads()} "
+        f"threads, median of {options.rounds} rounds"
     )
     speed, peak = {}, {}
     for side, results in runs.items():
@@ -261,10 +322,9 @@ def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], p
             f"  {side:8} {speed[side]:7.1f} tokens/s   {peak[side] / 2**30:5.2f} GiB   share of the limit {share:.2f}"
         )
         print(f"           losses {' '.join(f'{loss:.4f}' for loss in results[0]['losses'])}")
-    if "trainer" in runs:
-        print(
-            f"ours/trainer: speed {speed['ours'] / speed['trainer']:.2f}, memory {peak['ours'] / peak['trainer']:.2f}"
-        )
+    for other in speed.keys() - {"ours"}:
+        print(f"ours/{other}: speed {speed['ours'] / speed[other]:.2f}, memory {peak['ours'] / peak[other]:.2f}")
+    if "trainer" in runs and not options.dropout:
         pairs = zip(runs["ours"][0]["losses"], runs["trainer"][0]["losses"], strict=True)
         print(f"largest relative difference of a step's loss: {max(abs(a - b) / b for a, b in pairs):.1e}")
 

@@ -65,7 +65,7 @@ def test_the_adapter_ends_as_it_was_at_the_best_validation(tmp_path: Path) -> No
     result, adapter = tiny_training(tmp_path, **OVERFIT)
     losses = _losses(tmp_path)
     best = min(losses, key=lambda step: losses[step])
-    assert best < 10
+    assert best < 20  # the last step is not the best
     assert (result.best_step, result.best_loss, result.steps) == (best, losses[best], 20)
     model = tiny_model("llama")
     kept = la.attach(model, tmp_path / "checkpoints" / f"step-{best}", "kept")

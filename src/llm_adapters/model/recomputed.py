@@ -1,7 +1,7 @@
 """States that the backward pass computes again from what is held anyway, instead of keeping them for it.
 
 A normed state costs one pass over the residual stream, a gated product one over gate and up, attention joined from its
-documents a copy; adapters that read them would keep each for every token and layer.
+documents a copy, dropout its random numbers; adapters that read them would keep each for every token and layer.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import torch
 from torch import Tensor
 
 _NAME = "_llm_adapters_recomputed"
-_OVERWRITTEN = "tensors that the backward pass needs were overwritten after the forward pass saved them"
 _on: ContextVar[bool] = ContextVar("_on", default=False)
 
 
 class Recomputed:
-    """One tensor that several may save: computed again for the first who reads it, and held until the last has."""
+    """One tensor that several may save: computed again for the first who reads it, and held until the last has.
+
+    What it is computed from may be such a tensor too.
+    """
 
     def __init__(self, function: Callable[..., Tensor], given: tuple[Any, ...], out: Tensor) -> None:
-        self._function, self._given, self._version = function, given, out._version
-        self._versions = _versions(given)
+        self._function, self._version = function, out._version
+        self._given = [_pack(each) if isinstance(each, Tensor) else (each, None) for each in given]
         self._readers = 0
         self._found: Tensor | None = None
 
@@ -42,12 +44,10 @@ class Recomputed:
         Raises:
             RuntimeError: what it is computed from was overwritten.
         """
-        if self._versions != _versions(self._given):
-            raise RuntimeError(_OVERWRITTEN)
         found = self._found
         if found is None:
             with torch.no_grad():
-                found = self._function(*self._given)
+                found = self._function(*map(_unpack, self._given))
         self._readers -= 1
         self._found = found if self._readers > 0 else None
         return found
@@ -61,7 +61,7 @@ def recomputed(function: Callable[..., Tensor], *given: Any) -> Tensor:
         given: what it takes, and holds for its own backward pass anyway.
     """
     out = function(*given)
-    if _on.get() and out.requires_grad:
+    if _on.get() and torch.is_grad_enabled():
         setattr(out, _NAME, Recomputed(function, given, out))
     return out
 
@@ -77,7 +77,8 @@ def recomputing() -> Iterator[None]:
         _on.reset(token)
 
 
-def _pack(tensor: Tensor) -> tuple[Tensor, int] | tuple[Recomputed, torch.Size]:
+def _pack(tensor: Tensor) -> tuple[Any, Any]:
+    """The tensor and its version, or how it is computed again and its shape."""
     whole = tensor._base if tensor._base is not None else tensor
     found = getattr(whole, _NAME, None)
     if found is None or not found.stands_for(whole) or tensor.numel() != whole.numel() or not tensor.is_contiguous():
@@ -87,15 +88,10 @@ def _pack(tensor: Tensor) -> tuple[Tensor, int] | tuple[Recomputed, torch.Size]:
     return found, tensor.shape
 
 
-def _unpack(packed: tuple[Any, Any]) -> Tensor:
+def _unpack(packed: tuple[Any, Any]) -> Any:
     found, told = packed
     if isinstance(found, Recomputed):
         return found.read().view(told)
-    kept: Tensor = found
-    if kept._version != told:  # with hooks, autograd does not look
-        raise RuntimeError(_OVERWRITTEN)
-    return kept
-
-
-def _versions(given: tuple[Any, ...]) -> list[int]:
-    return [each._version for each in given if isinstance(each, Tensor)]
+    if isinstance(found, Tensor) and found._version != told:  # with hooks, autograd does not look
+        raise RuntimeError("a tensor that the backward pass needs was overwritten after the forward pass saved it")
+    return found

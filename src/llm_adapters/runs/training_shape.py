@@ -107,7 +107,10 @@ class TrainingShape:
         if settings.gradient_checkpointing:
             compute_activations_again(model)
         model.train()
-        batches = Batches(model, pad_id=0, device=torch.device("cpu"), packed=settings.packing, fused=fused)
+        batches = Batches(
+            model, pad_id=0, device=torch.device("cpu"), packed=settings.packing, fused=fused,
+            recompute=not (settings.compile or as_written),
+        )  # fmt: skip
         size = settings.micro_batch or settings.batch_size
         return cls(
             config, device, dtype, model, tokenizer, sum(parameter.numel() for parameter in model.parameters()), held,

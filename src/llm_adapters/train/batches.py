@@ -33,8 +33,8 @@ class Batches:
         device: where it runs.
         packed: whether to pack if the model can.
         prepacked: whether frozen weights may be copied into the layout of the processor's kernels.
-        fused: whether norms, rotations and activations may be computed in fewer passes than the model's own, and once
-            more in the backward pass where that costs less memory.
+        fused: whether norms, rotations and activations may be computed in fewer passes than the model's own.
+        recompute: whether what costs little may be computed again in the backward pass instead of being held for it.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Batches:
         packed: bool = True,
         prepacked: bool = True,
         fused: bool = True,
+        recompute: bool = True,
     ) -> None:
         sites = find_sites(model)
         self.decoder: Any = sites.decoder
@@ -55,7 +56,7 @@ class Batches:
         self.sharing = False
         self._prepacked = Prepacked(model, training=True) if prepacked else nullcontext
         self._fused = Fused(model) if fused else nullcontext
-        self._recomputing = recomputing if fused else nullcontext
+        self._recomputing = recomputing if recompute else nullcontext
 
     @contextmanager
     def in_force(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.attach import attached
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import IGNORED, Encoded
@@ -18,16 +19,19 @@ from llm_adapters.model.drawing import draws
 _WORTH = 32  # one token in so many must be saved: examples are put together again for attention, which costs a little
 
 
-def shares_beginnings(model: nn.Module, settings: TrainSection) -> bool:
-    """Whether a training of one adapter computes them once; ``model`` with what is attached.
+def shares_beginnings(model: nn.Module, settings: TrainSection, adapter: Adapter | None = None) -> bool:
+    """Whether a training of one adapter computes them once; ``model`` with what is attached, or of that one adapter.
 
     Not where examples differ there – something draws, or virtual tokens come before their own –, and not where compiled
     layers would be compiled anew for another beginning, or cached ones hold whole examples.
     """
     if settings.compile or settings.cache_frozen_layers:
         return False
-    before = any(adapter.virtual_tokens for adapter in attached(model).values())
-    return not before and not any(map(draws, model.modules()))
+    there = list(attached(model).values())
+    acting = there if adapter is None else [adapter]
+    idle = {module for other in there if other not in acting for module in other.modules()}
+    before = any(each.virtual_tokens for each in acting)
+    return not before and not any(draws(module) for module in model.modules() if module not in idle)
 
 
 def shared_beginning(examples: Sequence[Encoded]) -> int:

@@ -37,9 +37,9 @@ def train_cohort(
     """Train all members, each into its own folder, where it looks like a training by itself and could go on as one.
 
     A member's losses and gradients are those of its training alone, up to the rounding of larger matrix products. Its
-    micro-batch is its share of ``rows``; with dropout it draws the numbers that it would draw alone with that
-    micro-batch. A member whose loss or gradient is no number leaves, with ``failed.json`` in its folder; the others go
-    on with the bits that they would have if it had ended there.
+    micro-batch is that of its training alone, if that is no more than ``rows``; then it draws the same dropout too. A
+    member whose loss or gradient is no number leaves, with ``failed.json`` in its folder; the others go on with the
+    bits that they would have if it had ended there.
 
     Args:
         model: that all adapters are attached to.
@@ -151,7 +151,7 @@ class _Cohort:
                 seat.loop.checkpoints.prune()  # a kill may have come before
                 continue
             position = seat.loop.state.position
-            position.micro_batch = min(position.micro_batch, max(1, self.rows // len(self.seats)))
+            position.micro_batch = min(position.micro_batch, self.rows)
             seat.begin(step)
             self.active.append(seat)
         self.rows = min([self.rows, *(seat.loop.state.position.joint_rows or self.rows for seat in self.active)])
@@ -168,7 +168,7 @@ class _Cohort:
                 seat.loop.stepper.optimizer.zero_grad(set_to_none=True)
             torch.manual_seed(self.active[0].loop.state.position.step)  # of what the base itself may draw
             parts = [
-                Part(seat.name, batch, seat.loop.state.position.micro_batch)
+                Part(seat.name, batch, seat.loop.state.position.micro_batch, seat.shares and self.batches.can_share)
                 for seat, batch in zip(self.active, batches, strict=True)
             ]
             return joint_gradients(self.model, self.batches, parts, rows)

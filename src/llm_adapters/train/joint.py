@@ -25,11 +25,13 @@ class Part:
         adapter: its name on the model.
         batch: the examples of its step.
         micro_batch: of them those that go through the model at once.
+        shares: whether a beginning that they share is computed once, in a pass that is this member's alone.
     """
 
     adapter: str
     batch: Sequence[Numbered]
     micro_batch: int
+    shares: bool = False
 
 
 def joint_gradients(model: Any, batches: Batches, parts: Sequence[Part], rows: int) -> list[float | NotFinite]:
@@ -41,7 +43,8 @@ def joint_gradients(model: Any, batches: Batches, parts: Sequence[Part], rows: i
         model: with all adapters attached.
         batches: how examples go through it.
         parts: one a member.
-        rows: that go through the model at once, of all members together; one member's micro-batch may be no larger.
+        rows: that go through the model at once, of all members together; one member's micro-batch may be no larger,
+            and fills a pass by itself if it is as large.
 
     Returns:
         Each member's loss; or what is wrong with it, and then its gradients are of no use.
@@ -54,6 +57,7 @@ def joint_gradients(model: Any, batches: Batches, parts: Sequence[Part], rows: i
     means, suspects = [0.0] * len(parts), [list[int]() for _ in parts]
     for group in passes(pieces, rows):
         names = [parts[member].adapter for member, _ in group]
+        batches.sharing = len(group) == 1 and parts[group[0][0]].shares
         with _routed(model, batches, names, [piece for _, piece in group]), batches.in_force():
             losses = token_losses(model, batches.tensors([row.example for _, piece in group for row in piece]))
             counts = [sum(labelled_tokens(row.example.labels) for row in piece) for _, piece in group]
@@ -90,6 +94,8 @@ def passes(pieces: Sequence[Sequence[list[T]]], rows: int) -> Iterator[list[tupl
 
 def _routed(model: Any, batches: Batches, names: Sequence[str], pieces: Sequence[Sequence[Numbered]]) -> Any:
     """Every member's rows, or in a packed row its tokens, through its own adapter."""
+    if len(names) == 1:
+        return route(model, names[0])
     if batches.packed:
         return route(model, names, tokens=[sum(_lengths(piece)) for piece in pieces])
     return route(model, [name for name, piece in zip(names, pieces, strict=True) for _ in piece])

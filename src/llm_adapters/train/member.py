@@ -11,6 +11,7 @@ from llm_adapters.adapters.streams import Stream
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import TrainingError
+from llm_adapters.train.beginnings import shares_beginnings
 from llm_adapters.train.failure import FAILED, read_failure, write_failure
 from llm_adapters.train.loop import Loop
 from llm_adapters.train.randomness import RandomState, seed_all
@@ -52,6 +53,7 @@ class Seat:
         self.failed = None if failure is None or member.ended is not None else failure
         self.ended = member.ended if self.failed is None else self.failed[0]
         self.begun = False
+        self.shares = shares_beginnings(loop.stepper.plain, member.settings, member.adapter)
         seed_all(member.seed)
         self._take_random()
 

@@ -65,7 +65,7 @@ def probe(
         dtype, device: of the base.
         packing: whether to pack if the model can.
         prepacked: whether frozen weights are copied into the layout of the processor's kernels.
-        fused: whether norms, rotations and activations are computed in fewer passes.
+        fused: whether norms, rotations and activations are computed in fewer passes, and some things again.
         sharing: whether a beginning that a micro-batch shares is computed once.
         tokenizer: needed only to initialise virtual tokens from text.
         rounds: measurements of every micro-batch, of which the median counts; the depths take turns.
@@ -122,7 +122,9 @@ class _Shallow:
             self.model = AutoModelForCausalLM.from_config(self.config, dtype=dtype)
         self.adapter = attach(self.model, list(methods), "probe", tokenizer=tokenizer)
         self.model.train()
-        self.batches = Batches(self.model, pad_id=0, device=device, packed=packing, prepacked=prepacked, fused=fused)
+        self.batches = Batches(
+            self.model, pad_id=0, device=device, packed=packing, prepacked=prepacked, fused=fused, recompute=fused
+        )
         self.batches.sharing = sharing
         self.device = device
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), fused=True)

@@ -84,6 +84,7 @@ class Stepper:
             packed=tries,
             prepacked=not as_written,
             fused=not as_written and has_kernels(self.device),
+            recompute=not as_written,
         )
         found = team.from_leader(lambda: (self.batches.packed, self.batches.can_share))
         self.batches.packed, self.batches.can_share = found
@@ -116,7 +117,7 @@ class Stepper:
     def share_beginnings(self) -> None:
         """Compute a beginning that the examples of a micro-batch share once, if nothing speaks against it.
 
-        For one adapter that trains alone: those of several see their own tokens each.
+        For one adapter that trains alone.
         """
         self.batches.sharing = self.batches.can_share and shares_beginnings(self.plain, self.settings)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from llm_adapters.adapters.forms.dropout import dropped
 from llm_adapters.adapters.forms.form import Form
 
 
@@ -32,22 +33,26 @@ class LowRank(Form):
         return self.dropout > 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.dropout:
-            x = F.dropout(x, self.dropout)
+        x, scale = self._read(x)
         # The scale is applied to the rank, which is narrower than the output.
-        return F.linear(F.linear(x, self.A.to(x.dtype)) * self.scale, self.B.to(x.dtype))
+        return F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype))
 
     def add_to(self, out: Tensor, x: Tensor, *, fresh: bool) -> Tensor:
-        if self.training and self.dropout:
-            x = F.dropout(x, self.dropout)
+        x, scale = self._read(x)
         A, B = self.A.to(x.dtype), self.B.to(x.dtype)
         if x.dtype != out.dtype or _autocast(x) or torch.compiler.is_compiling():
-            return out + (F.linear(F.linear(x, A) * self.scale, B)).to(out.dtype)
+            return out + F.linear(F.linear(x, A) * scale, B).to(out.dtype)
         fresh = fresh and out.is_contiguous()
         if not torch.is_grad_enabled():
-            return _add(out, _rows(x) @ A.t(), B, self.scale, fresh=fresh)
-        result: Tensor = _AddLowRank.apply(out, x, A, B, self.scale, fresh)
+            return _add(out, _rows(x) @ A.t(), B, scale, fresh=fresh)
+        result: Tensor = _AddLowRank.apply(out, x, A, B, scale, fresh)
         return result
+
+    def _read(self, x: Tensor) -> tuple[Tensor, float]:
+        """What the map takes, and its scale: with dropout some of ``x``, and more of that."""
+        if not (self.training and self.dropout):
+            return x, self.scale
+        return dropped(x, self.dropout), self.scale / (1 - self.dropout)
 
     def delta_weight(self) -> Tensor:
         return self.scale * (self.B @ self.A)
