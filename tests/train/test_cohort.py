@@ -72,12 +72,12 @@ def test_members_differ_in_batches_lengths_steps_schedules_and_patience(tmp_path
 
 
 def test_examples_that_begin_alike(tmp_path: Path) -> None:
-    """Alone their beginning is computed once; in a cohort every member's tokens are its own."""
+    """Their beginning is computed once, in a pass that is one member's too, but never for a prefix."""
     rows = [Encoded([*range(20, 40), 3 + i, 50 + i], [-100] * 21 + [50 + i], truncated=False) for i in range(8)]
     recipes = [
         Recipe("lora", small("lora"), rows=rows, held_out=2, settings={"epochs": 1}),
-        Recipe("prefix", small("prefix"), rows=rows, seed=1, settings={"epochs": 1}),
-        Recipe("longer", small("series"), rows=rows, seed=2, settings={"epochs": 3}),
+        Recipe("prefix", small("prefix"), rows=rows, held_out=2, seed=1, settings={"epochs": 1}),
+        Recipe("longer", small("series"), rows=rows, held_out=2, seed=2, settings={"epochs": 3}),
     ]
     _expect_as_alone(recipes, tmp_path)
 

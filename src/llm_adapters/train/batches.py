@@ -65,6 +65,15 @@ class Batches:
         with packed, self._prepacked(), self._fused(), self._recomputing():
             yield
 
+    @contextmanager
+    def sharing_if(self, allowed: bool) -> Iterator[None]:
+        """While it lasts, a beginning stands in a micro-batch once if that is allowed and can be."""
+        before, self.sharing = self.sharing, allowed and self.can_share
+        try:
+            yield
+        finally:
+            self.sharing = before
+
     def tensors(self, examples: Sequence[Encoded]) -> dict[str, Any]:
         """Inputs and labels of one micro-batch."""
         if not self.packed:

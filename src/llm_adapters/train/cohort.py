@@ -168,7 +168,7 @@ class _Cohort:
                 seat.loop.stepper.optimizer.zero_grad(set_to_none=True)
             torch.manual_seed(self.active[0].loop.state.position.step)  # of what the base itself may draw
             parts = [
-                Part(seat.name, batch, seat.loop.state.position.micro_batch, seat.shares and self.batches.can_share)
+                Part(seat.name, batch, seat.loop.state.position.micro_batch, seat.shares)
                 for seat, batch in zip(self.active, batches, strict=True)
             ]
             return joint_gradients(self.model, self.batches, parts, rows)
@@ -201,7 +201,7 @@ class _Cohort:
     def _validate(self, seat: Seat) -> bool:
         """Validate a member if it is time; whether it is the best so far."""
         try:
-            with route(self.model, seat.name):
+            with route(self.model, seat.name), self.batches.sharing_if(seat.shares):
                 best, rows = seat.loop.validate(self.rows)
         except OutOfMemoryError:  # memory is everybody's
             raise
