@@ -31,11 +31,15 @@ class Recipe:
     rate: float = 1e-2
     seed: int = 0
     rows: Sequence[Encoded] = field(default_factory=lambda: examples(24))
-    held_out: int = 0
+    held_out: int | Sequence[Encoded] = 0
     settings: dict[str, Any] = field(default_factory=dict)
 
     def section(self) -> TrainSection:
         return TrainSection.parse({"epochs": 2, "batch_size": 8, "warmup": 2, **self.settings}, where="test")
+
+    def validation(self) -> Sequence[Encoded]:
+        """The rows held out, or so many of noise."""
+        return noise(self.held_out) if isinstance(self.held_out, int) else self.held_out
 
     def having(self, **settings: Any) -> Recipe:
         """The same with other settings."""
@@ -69,7 +73,7 @@ def alone(recipe: Recipe, place: Path, model: nn.Module | None = None) -> tuple[
     adapter = _attached(model, recipe)
     result = train(
         model, adapter, recipe.rows, recipe.section(), learning_rate=recipe.rate, pad_id=0, seed=recipe.seed,
-        folder=folder, validation=noise(recipe.held_out),
+        folder=folder, validation=recipe.validation(),
     )  # fmt: skip
     return result, _state(adapter)
 
@@ -96,7 +100,7 @@ def together(
         (place / recipe.name).mkdir(parents=True, exist_ok=True)
         members.append(Member(
             adapter, recipe.rows, recipe.section(), recipe.rate, recipe.seed, place / recipe.name,
-            noise(recipe.held_out), None, (ended or {}).get(recipe.name),
+            recipe.validation(), None, (ended or {}).get(recipe.name),
         ))  # fmt: skip
     outcomes = train_cohort(
         model, members, pad_id=0, rows=rows, stop=stop, on_step=on_step, on_end=on_end,

@@ -75,9 +75,11 @@ def test_examples_that_begin_alike(tmp_path: Path) -> None:
     """Their beginning is computed once, in a pass that is one member's too, but never for a prefix."""
     rows = [Encoded([*range(20, 40), 3 + i, 50 + i], [-100] * 21 + [50 + i], truncated=False) for i in range(8)]
     recipes = [
-        Recipe("lora", small("lora"), rows=rows, held_out=2, settings={"epochs": 1}),
-        Recipe("prefix", small("prefix"), rows=rows, held_out=2, seed=1, settings={"epochs": 1}),
-        Recipe("longer", small("series"), rows=rows, held_out=2, seed=2, settings={"epochs": 3}),
+        Recipe("lora", small("lora"), rows=rows, held_out=rows[:4], settings={"epochs": 1, "validate_every": 1}),
+        Recipe(
+            "prefix", small("prefix"), rows=rows, held_out=rows[:4], seed=1, settings={"epochs": 1, "validate_every": 1}
+        ),
+        Recipe("longer", small("series"), rows=rows, held_out=rows[:4], seed=2, settings={"epochs": 3}),
     ]
     _expect_as_alone(recipes, tmp_path)
 

@@ -57,9 +57,9 @@ def joint_gradients(model: Any, batches: Batches, parts: Sequence[Part], rows: i
     means, suspects = [0.0] * len(parts), [list[int]() for _ in parts]
     for group in passes(pieces, rows):
         names = [parts[member].adapter for member, _ in group]
-        shares = len(group) == 1 and parts[group[0][0]].shares
+        alone = len(group) == 1 and parts[group[0][0]].shares
         routed = _routed(model, batches, names, [piece for _, piece in group])
-        with routed, batches.in_force(), batches.sharing_if(shares):
+        with routed, batches.in_force(), batches.sharing_if(alone):
             losses = token_losses(model, batches.tensors([row.example for _, piece in group for row in piece]))
             counts = [sum(labelled_tokens(row.example.labels) for row in piece) for _, piece in group]
             shares = torch.stack([
