@@ -181,7 +181,8 @@ def ours(plan: dict[str, Any], quantization: str | None = None) -> tuple[list[fl
     import llm_adapters as la
     from llm_adapters.config.schema import TrainSection
     from llm_adapters.data.encoding import Encoded
-    from llm_adapters.train.stepper import Numbered, Stepper
+    from llm_adapters.train.numbered import Numbered
+    from llm_adapters.train.stepper import Stepper
     from llm_adapters.train.team import Team
 
     model, tokenizer = la.load_model(plan["base"], dtype=plan["dtype"], quantization=quantization or "none")

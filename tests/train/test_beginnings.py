@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_adapters.adapters.forms import dropout
 from llm_adapters.adapters.method import methods
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.collate import collate_packed
@@ -86,7 +87,7 @@ def test_every_family_that_packs_can_share(family: str) -> None:
     for sharing in (False, True):
         batches.sharing = sharing
         tensors = batches.tensors(_rows(3))
-        assert ("beginning" in tensors) == (sharing and batches.packed)
+        assert ("beginnings" in tensors) == (sharing and batches.packed)
         with torch.no_grad(), batches.in_force():
             losses.append(float(summed_loss(model, tensors)))
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
@@ -130,11 +131,12 @@ def test_no_token_no_label_and_no_position_is_lost(rows: list[Encoded]) -> None:
     batches = Batches(tiny_model("llama"), pad_id=0, device=CPU)
     batches.sharing = True
     tensors = batches.tensors(rows)
-    beginning, (lengths,) = tensors.get("beginning", 0), tensors["documents"]
+    (lengths,) = tensors["documents"]
+    (begins,) = tensors.get("beginnings", [[0] * len(rows)])
     ids, labels, places = (tensors[name][0].tolist() for name in ("input_ids", "labels", "position_ids"))
     start = 0
-    for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        before = beginning if i else 0
+    assert begins == [0] + [max(begins)] * (len(rows) - 1)
+    for row, length, before in zip(rows, lengths, begins, strict=True):
         assert ids[:before] + ids[start : start + length] == row.input_ids
         assert [IGNORED] * before + labels[start : start + length] == [IGNORED, *row.labels[1:]]
         assert places[start : start + length] == list(range(before, before + length))
@@ -153,17 +155,18 @@ def test_who_shares(name: str) -> None:
     stepper.share_beginnings()
     assert stepper.batches.sharing == (not adapter.virtual_tokens)
     for option in ("compile", "cache_frozen_layers"):
-        assert not shares_beginnings(model, settings.model_copy(update={option: True}))
+        assert not shares_beginnings(settings.model_copy(update={option: True}), [adapter])
 
 
 def test_virtual_tokens_of_another_adapter_forbid_it() -> None:
     model: Any = tiny_model("llama")
-    put_on(model, small("lora"), "a")
-    assert shares_beginnings(model, TrainSection())
-    put_on(model, small("prefix"), "p")
-    assert not shares_beginnings(model, TrainSection())
+    lora = put_on(model, small("lora"), "a")
+    assert shares_beginnings(TrainSection(), [lora])
+    prefix = put_on(model, small("prefix"), "p")
+    assert not shares_beginnings(TrainSection(), [lora, prefix])
     batches = Batches(model, pad_id=0, device=CPU)
-    batches.sharing = True
+    assert not batches.can_share
+    batches.sharing = batches.can_share = True
     tensors = batches.tensors(_rows(3))
     with pytest.raises(ValueError, match="no virtual tokens"), batches.in_force():
         summed_loss(model, tensors)
@@ -172,9 +175,9 @@ def test_virtual_tokens_of_another_adapter_forbid_it() -> None:
 def test_a_training_with_validation_shares_and_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
-    def counted(rows: Any, beginning: int = 0) -> Any:
-        seen.append(beginning)
-        return collate_packed(rows, beginning)
+    def counted(rows: Any, beginnings: Any) -> Any:
+        seen.append(max(beginnings[0]))
+        return collate_packed(rows, beginnings)
 
     def trained(folder: Path) -> list[float]:
         folder.mkdir()
@@ -222,7 +225,7 @@ def test_out_of_memory_fewer_examples_share_and_the_loss_stays(tmp_path: Path) -
     def limit(_module: Any, _inputs: Any, given: dict[str, Any]) -> None:
         documents = given.get("documents", PROBE)
         if documents not in (PROBE, PROBE_SHARED):
-            read.append((len(documents[0]), given.get("beginning", 0)))
+            read.append((len(documents[0]), max(given.get("beginnings", [[0]])[0])))
             if len(documents[0]) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -251,14 +254,42 @@ def _unmasked(forward: Any) -> Any:
     return attend
 
 
-@pytest.mark.parametrize("where", ["adapter", "config", "module"])
-def test_nothing_is_shared_where_something_draws(where: str) -> None:
-    fields: dict[str, Any] = {"config": {"attention_dropout": 0.1}}.get(where, {})
-    model: Any = tiny_model("gpt2" if where == "module" else "llama", **fields)
-    if where == "module":
-        model.transformer.drop.p = 0.1
-    put_on(model, small("lora", dropout=0.1) if where == "adapter" else small("lora"), "a")
-    assert not shares_beginnings(model, TrainSection())
+def test_with_dropout_it_is_drawn_once_and_all_else_is_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an example alone draws the same for its beginning, its loss and gradients are the same."""
+    model: Any = tiny_model("llama")
+    adapter = put_on(model, small("lora", dropout=0.4), "a")
+    model.train()
+    rows, places = _rows(4), list[int]()
+    masks = torch.rand(64, 256, generator=torch.Generator().manual_seed(1)) >= 0.4
+
+    def stays(_draw: Any, like: torch.Tensor) -> torch.Tensor:  # by the position of a token and nothing else
+        return masks[places, : like.shape[-1]].view(like.shape).to(torch.uint8)
+
+    monkeypatch.setattr(dropout._Draw, "_stays", stays)
+
+    def positions(_module: Any, _given: Any, options: dict[str, Any]) -> None:
+        places[:] = options["position_ids"][0].tolist()
+
+    model.model.layers[0].register_forward_pre_hook(positions, with_kwargs=True)
+    alone, expected, _ = _loss_and_gradients(model, adapter, rows, sharing=False, size=1)
+    loss, gradients, _ = _loss_and_gradients(model, adapter, rows, sharing=True, size=4)
+    assert loss == pytest.approx(alone, rel=1e-6)
+    for here, there in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)
+    model.eval()
+    plain, *_ = _loss_and_gradients(model, adapter, rows, sharing=True, size=4)
+    assert plain != pytest.approx(loss, rel=1e-3)
+
+
+def test_dropout_of_the_base_is_no_hindrance() -> None:
+    model: Any = tiny_model("gpt2", attn_pdrop=0.2, resid_pdrop=0.2, embd_pdrop=0.2)
+    adapter = put_on(model, small("lora"), "a")
+    model.train()
+    loss, _, read = _loss_and_gradients(model, adapter, _rows(4), sharing=True, size=4)
+    again, _, whole = _loss_and_gradients(model, adapter, _rows(4), sharing=False, size=4)
+    assert read == whole - 3 * len(BEGINNING)
+    assert loss == pytest.approx(again, rel=0.1)
+    assert loss != again
 
 
 def test_less_is_held_and_computed() -> None:

@@ -9,11 +9,15 @@ import pytest
 import torch
 from torch import nn
 
+from llm_adapters.data.collate import collate_packed
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import TrainingError
 from llm_adapters.model.packing import PROBE, PROBE_SHARED
 from llm_adapters.train import TrainResult
-from llm_adapters.train.joint import passes
+from llm_adapters.train import batches as batches_module
+from llm_adapters.train import cohort as cohort_module
+from llm_adapters.train.joint import joint_gradients, passes
+from llm_adapters.train.stepper import NotFinite
 from tiny import gap, small, tiny_model
 from tiny_cohort import Recipe, alone, eight, together
 from tiny_training import checkpoints, examples, metrics, same
@@ -71,17 +75,31 @@ def test_members_differ_in_batches_lengths_steps_schedules_and_patience(tmp_path
     assert result.best_step < result.steps < 20
 
 
-def test_examples_that_begin_alike(tmp_path: Path) -> None:
-    """Their beginning is computed once, in a pass that is one member's too, but never for a prefix."""
+@pytest.mark.parametrize("micro_batch", [8, 2])
+def test_examples_that_begin_alike(tmp_path: Path, micro_batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their beginning is computed and dropped once, in passes of one member and of several, but never for a prefix."""
+    seen: list[list[int]] = []
+
+    def watched(rows: Any, beginnings: Any) -> Any:
+        seen.extend(beginnings)
+        return collate_packed(rows, beginnings)
+
     rows = [Encoded([*range(20, 40), 3 + i, 50 + i], [-100] * 21 + [50 + i], truncated=False) for i in range(8)]
     recipes = [
-        Recipe("lora", small("lora"), rows=rows, held_out=rows[:4], settings={"epochs": 1, "validate_every": 1}),
-        Recipe(
-            "prefix", small("prefix"), rows=rows, held_out=rows[:4], seed=1, settings={"epochs": 1, "validate_every": 1}
-        ),
-        Recipe("longer", small("series"), rows=rows, held_out=rows[:4], seed=2, settings={"epochs": 3}),
+        Recipe("lora", small("lora", dropout=0.4)),
+        Recipe("prefix", small("prefix"), seed=1),
+        Recipe("longer", small("series"), seed=2, settings={"epochs": 3}),
+        Recipe("also", small("lora", dropout=0.2), seed=3),
     ]
-    _expect_as_alone(recipes, tmp_path)
+    recipes = [
+        replace(each, rows=rows, held_out=rows[:4]).having(validate_every=1, micro_batch=micro_batch)
+        for each in recipes
+    ]
+    monkeypatch.setattr(batches_module, "collate_packed", watched)
+    together(recipes, tmp_path / "watched", rows=8)
+    assert ([0] + [20] * 7 in seen) == (micro_batch == 8)
+    assert ([0, 20, 0, 0, 0, 20, 0, 20] in seen) == (micro_batch == 2)  # the second pair is the prefix's
+    _expect_as_alone(recipes, tmp_path, rows=8)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -181,9 +199,32 @@ def test_a_validation_that_is_no_number_fails_its_member_alone(tmp_path: Path) -
 
     outcomes, _ = together(recipes, tmp_path, spoil=seen.update, on_step=on_step)
     assert isinstance(outcomes[0], TrainingError)
-    assert "validation loss is nan after step 4" in str(outcomes[0])
+    assert "validation loss is nan after step 4, on the validation rows 1, 2, 3, 4" in str(outcomes[0])
     assert isinstance(outcomes[1], TrainResult)
     assert json.loads((tmp_path / "low" / "failed.json").read_text())["step"] == 4
+
+
+def test_a_member_that_fails_leaves_a_checkpoint_to_go_on_from_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = [Recipe("m", small("lora", dropout=0.3)).having(checkpoint_every=4), eight()[2]]
+    calls: list[int] = []
+
+    def spoilt(*given: Any) -> list[float | NotFinite]:
+        calls.append(0)
+        found = joint_gradients(*given)
+        return [NotFinite("the loss is nan", [7]), *found[1:]] if len(calls) == 4 else found
+
+    monkeypatch.setattr(cohort_module, "joint_gradients", spoilt)
+    (failed, healthy), _ = together(recipes, tmp_path, rows=8)
+    assert isinstance(healthy, TrainResult)
+    assert "in step 4, on the rows 7 of" in str(failed)
+    assert f"last good checkpoint is '{tmp_path / 'm' / 'checkpoints' / 'step-3'}'" in str(failed)
+    result, state = alone(recipes[0], tmp_path)
+    assert result.resumed == [3]
+    _, wanted = alone(recipes[0], tmp_path / "whole")
+    assert metrics(tmp_path / "m") == metrics(tmp_path / "whole" / "m")
+    assert same(state, wanted)
 
 
 def _limited(rows: int, failure: RuntimeError, calls: list[int]) -> nn.Module:

@@ -6,8 +6,9 @@ from transformers import AutoModelForCausalLM
 
 import llm_adapters as la
 from llm_adapters.data.encoding import Encoded
+from llm_adapters.model.without_numbers import WithoutNumbers
 from llm_adapters.train.batches import Batches
-from llm_adapters.train.counting import Ledger, WithoutNumbers, count
+from llm_adapters.train.counting import Ledger, count
 from llm_adapters.train.loss import summed_loss
 from llm_adapters.train.operations import Operations
 from llm_adapters.train.workload import Extent
@@ -34,7 +35,7 @@ def test_bytes_are_those_of_a_real_pass(family: str, method: str, packed: bool) 
     batches = Batches(model, pad_id=0, device=CPU, packed=packed)
     ledger = Ledger([*model.parameters(), *model.buffers()])
     with ledger, batches.in_force():
-        loss = summed_loss(model, batches.tensors(examples(6)))
+        loss = summed_loss(model, batches.tensors(examples(6)), batches.head)
         saved = ledger.now
         loss.backward()
     empty = _empty(family, method)

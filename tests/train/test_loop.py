@@ -85,6 +85,22 @@ def test_a_loss_that_is_no_number_stops_before_the_step_and_leaves_the_model_as_
     assert not model.is_gradient_checkpointing
 
 
+def test_a_validation_loss_that_is_no_number_names_its_rows_and_the_last_checkpoint(tmp_path: Path) -> None:
+    model: Any = tiny_model("llama")
+    adapter = la.attach(model, la.method("lora"), "a")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[60].fill_(float("nan"))
+    bad, none = Encoded([3, 60, 7, 8], [-100, -100, 7, 8], False), Encoded([3, 4], [-100, -100], True)
+    recipe = TrainSection(batch_size=4, micro_batch=1, validate_every=3, checkpoint_every=2)
+    with pytest.raises(TrainingError) as failure:
+        train(
+            model, adapter, examples(24), recipe, learning_rate=1e-3, pad_id=0, seed=0, folder=tmp_path,
+            validation=[none, *examples(3), bad], validation_rows=[2, 4, 8, 16, 32],
+        )  # fmt: skip
+    assert "after step 3, on the validation rows 32, and the last good checkpoint is" in str(failure.value)
+    assert str(tmp_path / "checkpoints" / "step-2") in str(failure.value)
+
+
 def test_a_mixed_precision_left_by_something_else_does_not_touch_the_base(tmp_path: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     Accelerator(mixed_precision="bf16")

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -6,9 +7,14 @@ from torch.nn import functional as F
 
 from llm_adapters.data.collate import collate
 from llm_adapters.data.encoding import Encoded
+from llm_adapters.model import find_sites
+from llm_adapters.model.head import find_head
 from llm_adapters.train import loss as loss_module
-from llm_adapters.train.loss import CrossEntropy, labelled_tokens, summed_loss
-from tiny import tiny_model
+from llm_adapters.train.batches import Batches
+from llm_adapters.train.counting import count
+from llm_adapters.train.loss import CrossEntropy, HeadLoss, labelled_tokens, summed_loss, token_losses
+from tiny import ALL_FAMILIES, put_on, small, tiny_config, tiny_model
+from tiny_training import examples
 
 
 def _row(ids: list[int], prompt: int) -> Encoded:
@@ -66,6 +72,72 @@ def test_many_chunks_and_a_second_backward_pass(monkeypatch: pytest.MonkeyPatch)
     _both(torch.randn(41, 50), torch.randint(0, 50, (41,)), lambda x: x * 1)
     logits = torch.randn(3, 5, requires_grad=True)
     loss = CrossEntropy.apply(logits * 1, torch.tensor([0, 1, 2])).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward"):
+        loss.backward()
+
+
+OTHERWISE = {"cohere", "cohere2", "gemma2", "granite", "granitemoe", "nanochat"}
+"""Of the families those that do more to their logits: scales, soft-capping."""
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_logits_made_in_parts_give_the_same_losses_and_gradients(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = tiny_model(family)
+    adapter = put_on(model, small("lora"), "a")
+    batches = Batches(model, pad_id=0, device=torch.device("cpu"))
+    assert (batches.head is None) == (family in OTHERWISE)
+    if batches.head is None:
+        return
+    made: list[int] = []
+    batches.head.layer.register_forward_hook(lambda _module, _given, out: made.append(out[..., 0].numel()))
+    monkeypatch.setattr(loss_module, "LOGITS", 7 * 4 * batches.head.vocabulary)
+    tensors = batches.tensors(examples(6))
+    found = []
+    for head in (None, batches.head):
+        made.clear()
+        with batches.in_force():
+            losses = token_losses(model, tensors, head)
+            (losses * torch.linspace(1, 2, len(losses))).sum().backward()
+        found.append([losses.detach(), *(p.grad for p in adapter.parameters() if p.grad is not None)])
+        adapter.zero_grad(set_to_none=True)
+    assert max(made) == 7
+    assert sum(made) == len(found[0][0])
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    with torch.no_grad(), batches.in_force():
+        torch.testing.assert_close(token_losses(model, tensors, batches.head), found[0][0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_of_logits_hold_less(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind: Any = type(tiny_model("llama"))
+    with torch.device("meta"):
+        model = kind(tiny_config("llama", vocab_size=5000)).to(dtype)
+    put_on(model, small("lora"), "a")
+    batches = Batches(model.train(), pad_id=0, device=torch.device("cpu"))
+    at_once = count(model, batches, examples(6))
+    monkeypatch.setattr(loss_module, "LOGITS", 1)
+    assert count(model, batches, examples(6)).peak_bytes < at_once.peak_bytes
+    head, batches.head = batches.head, None
+    assert head is not None
+    assert at_once.saved_bytes < count(model, batches, examples(6)).saved_bytes
+    assert at_once.operations == count(model, batches, examples(6)).operations
+
+
+def test_a_head_that_is_trained_is_left_to_the_model() -> None:
+    model = tiny_model("llama").requires_grad_(False)
+    assert find_head(model, find_sites(model)) is not None
+    model.lm_head.weight.requires_grad_(True)
+    assert find_head(model, find_sites(model)) is None
+
+
+def test_a_second_backward_pass_through_parts_is_refused() -> None:
+    model = tiny_model("llama").requires_grad_(False)
+    head = find_head(model, find_sites(model))
+    assert head is not None
+    states = torch.randn(5, model.config.hidden_size, requires_grad=True)
+    loss = HeadLoss.apply(states, head, torch.arange(5)).sum()
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="second backward"):
         loss.backward()

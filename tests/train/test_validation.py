@@ -9,6 +9,7 @@ import llm_adapters as la
 from llm_adapters.data.collate import collate
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.train.batches import Batches
+from llm_adapters.train.numbered import Numbered
 from llm_adapters.train.position import Position
 from llm_adapters.train.validation import Validation
 from tiny import put_on, small, tiny_model
@@ -23,7 +24,7 @@ def _batches(model: torch.nn.Module) -> Batches:
 
 
 def _measured(model: torch.nn.Module, rows: list[Encoded], size: int) -> float:
-    validation = Validation(rows)
+    validation = Validation([Numbered(i, row) for i, row in enumerate(rows, start=1)])
     return validation.mean([validation.measure(model, _batches(model), size)])
 
 

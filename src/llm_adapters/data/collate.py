@@ -39,21 +39,20 @@ def collate(batch: Sequence[Encoded], pad_id: int, side: Literal["left", "right"
 
 
 def collate_packed(
-    rows: Sequence[Sequence[Encoded]], beginning: int = 0
+    rows: Sequence[Sequence[Encoded]], beginnings: Sequence[Sequence[int]] | None = None
 ) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
     """Rows of several documents, one after the other, each with positions of its own.
 
     Args:
         rows: the documents of every row.
-        beginning: so many first tokens, without a label, are those of all documents of a single row; only its first
-            document has them there.
+        beginnings: for every document of every row, how many first tokens, without a label, it has in common with the
+            last one before it that has 0 here; they are left out.
 
     Returns:
         ``input_ids``, ``position_ids`` and ``labels``, int64 of shape B×T, and the lengths of every row's documents;
         shorter rows end with a document without labels. The first label of a document is never predicted: it is -100.
     """
-    assert len(rows) == 1 or not beginning, "what fills up a row has no beginning"
-    begins = [[0] + [beginning] * (len(row) - 1) for row in rows]
+    begins = [[0] * len(row) for row in rows] if beginnings is None else beginnings
     lengths = [
         [len(encoded.input_ids) - begin for encoded, begin in zip(*pair, strict=True)]
         for pair in zip(rows, begins, strict=True)

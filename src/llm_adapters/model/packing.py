@@ -29,7 +29,7 @@ PACKED = "llm_adapters_packed"
 PROBE = ((5, 3, 4), (6, 6))
 """The documents of the two rows on which packing is tried."""
 
-PROBE_SHARED, BEGINNING = ((8, 3, 4),), 3
+PROBE_SHARED, BEGINNINGS = ((8, 3, 4),), ((0, 3, 3),)
 """Those of the row on which a shared beginning is tried, and how long that is."""
 
 
@@ -41,7 +41,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     documents: Documents | None = None,
-    beginning: int = 0,
+    beginnings: Documents | None = None,
     virtual: Sequence[Sequence[tuple[int, int]]] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
@@ -53,8 +53,8 @@ def packed_attention(
         key, value: (B, H_kv, P+T, d); P virtual tokens are seen by all documents of the row.
         attention_mask: (B or 1, 1, T, P+T), or None for plain causal attention without virtual tokens.
         documents: lengths; None where every row is one document.
-        beginning: so many first tokens of a row stand before each of its other documents too; without a mask or virtual
-            tokens.
+        beginnings: for every document, how many first tokens of the last one with 0 here stand before it too; without
+            a mask, and where neither sees virtual tokens.
         virtual: of the P virtual tokens those (from, to) that each document sees, instead of all; the mask then has
             no columns for them.
         options: what the layer hands to any attention; its ``sliding_window`` is obeyed.
@@ -65,8 +65,6 @@ def packed_attention(
     if documents is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     before = key.shape[2] - query.shape[2]
-    if beginning and (before or virtual is not None or attention_mask is not None):
-        raise ValueError("a shared beginning can have no virtual tokens before it, and no mask")
     rows = []
     for row, lengths in enumerate(documents):
         one = slice(row, row + 1)
@@ -75,8 +73,10 @@ def packed_attention(
         parts = [(0, before)] * len(lengths) if virtual is None else virtual[row]
         queries: Sequence[Tensor] = query[one].split(list(lengths), dim=2)
         pairs = [_with_virtual(states[one], before, lengths, parts) for states in (key, value)]
-        if beginning:
-            queries, *pairs = (_whole(pieces, beginning) for pieces in (queries, *pairs))
+        shared = beginnings[row] if beginnings is not None else ()
+        if any(shared):
+            _check_shared(shared, parts, attention_mask)
+            queries, *pairs = (_whole(pieces, shared) for pieces in (queries, *pairs))
         found, start = [], 0
         for q, k, v, (first, last) in zip(queries, *pairs, parts, strict=True):
             own = _mask_of(mask, before if virtual is None else 0, start, q)
@@ -84,8 +84,8 @@ def packed_attention(
             near = _near(q, last - first, options.get("sliding_window"))
             found.append(sdpa_attention_forward(module, q, k, v, _both(own, near), **options)[0])
             start += q.shape[2]
-        if beginning:
-            found[1:] = [states[:, beginning:] for states in found[1:]]
+        if any(shared):
+            found = [states[:, tokens:] for states, tokens in zip(found, shared, strict=True)]
         rows.append(found[0] if len(found) == 1 else recomputed(_joined, *found))
     return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
 
@@ -106,13 +106,24 @@ def _with_virtual(
     ]
 
 
-def _whole(pieces: Sequence[Tensor], beginning: int) -> list[Tensor]:
-    """Documents (1, H, T, d) with the first tokens of the first before each of the others, none a view of the row.
+def _check_shared(shared: Sequence[int], virtual: Sequence[tuple[int, int]], mask: Tensor | None) -> None:
+    owner = 0
+    for i, tokens in enumerate(shared):
+        owner = owner if tokens else i
+        if tokens and (mask is not None or any(first < last for first, last in (virtual[i], virtual[owner]))):
+            raise ValueError("a shared beginning can have no virtual tokens before it, and no mask")
+
+
+def _whole(pieces: Sequence[Tensor], shared: Sequence[int]) -> list[Tensor]:
+    """Documents (1, H, T, d), each behind what it shares with the last that shares nothing; none a view of the row.
 
     For the backward pass attention keeps what it is given: a view would keep the whole row beside the copies.
     """
-    first = pieces[0][:, :, :beginning]
-    return [pieces[0].contiguous(), *(torch.cat([first, piece], dim=2) for piece in pieces[1:])]
+    found, owner = [], pieces[0]
+    for piece, tokens in zip(pieces, shared, strict=True):
+        owner = owner if tokens else piece
+        found.append(torch.cat([owner[:, :, :tokens], piece], dim=2) if tokens else piece.contiguous())
+    return found
 
 
 def _behind(mask: Tensor | None, width: int, q: Tensor) -> Tensor:
@@ -177,7 +188,7 @@ def can_pack(model: Any, sites: SiteMap) -> bool:
         return False
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
         return False
-    return _agrees(model, decoder, PROBE, 0)
+    return _agrees(model, decoder, PROBE)
 
 
 def can_share(model: Any, sites: SiteMap) -> bool:
@@ -185,19 +196,19 @@ def can_share(model: Any, sites: SiteMap) -> bool:
 
     Not one that masks by itself, and not one whose tokens see those behind them.
     """
-    return _agrees(model, sites.decoder, PROBE_SHARED, BEGINNING)
+    return _agrees(model, sites.decoder, PROBE_SHARED, BEGINNINGS)
 
 
 @torch.no_grad()
-def _agrees(model: Any, decoder: Any, documents: Documents, beginning: int) -> bool:
-    """Whether packed documents, all with the first tokens of their row before them, get what each alone gets."""
+def _agrees(model: Any, decoder: Any, documents: Documents, beginnings: Documents | None = None) -> bool:
+    """Whether packed documents, each behind so many first tokens of its row, get what each alone gets."""
     device = model.get_input_embeddings().weight.device
     if device.type == "meta":  # no numbers to try it with: what the structure allows
         return True
     width = sum(documents[0])
     ids = torch.arange(len(documents) * width, device=device).view(-1, width)
     ids %= model.get_input_embeddings().weight.shape[0]
-    begins = [[0] + [beginning] * (len(row) - 1) for row in documents]
+    begins = [[0] * len(row) for row in documents] if beginnings is None else beginnings
     positions = [
         [begin + place for begin, length in zip(*pair, strict=True) for place in range(length)]
         for pair in zip(begins, documents, strict=True)
@@ -206,7 +217,7 @@ def _agrees(model: Any, decoder: Any, documents: Documents, beginning: int) -> b
     model.eval()
     for module in quantised:  # as they train: bitsandbytes evaluates in 8 bits what all rows of a batch agree on
         module.train()
-    shared = {"beginning": beginning} if beginning else {}
+    shared = {} if beginnings is None else {"beginnings": beginnings}
     try:
         with packing(decoder):
             packed = decoder(

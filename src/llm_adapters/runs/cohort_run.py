@@ -162,6 +162,7 @@ class CohortRun:
             folder=seat.folder,
             validation=self._encode(seat, validation=True),
             rows=seat.plan.data.rows,
+            validation_rows=seat.plan.data.validation_rows,
             ended=None if result is None else result.steps,
         )
 

@@ -33,4 +33,4 @@ def follow(config: RunConfig, folder: Path, stop: Stop) -> None:
     plan = RunPlan.of(config, score=False)
     run = ActiveRun.prepare(config, plan.template, folder, _Silent())
     encoded, judges = run.encode(plan.data.examples, "training"), run.encode(plan.data.validation, "validation")
-    run.train_adapter(encoded, judges, plan.data.rows, plan.rate, stop, by_accuracy=None)
+    run.train_adapter(encoded, judges, plan.data, plan.rate, stop, by_accuracy=None)

@@ -14,8 +14,8 @@ from llm_adapters.adapters.attach import attach
 from llm_adapters.config.schema import RunConfig
 from llm_adapters.model import load_config
 from llm_adapters.model.memory import free_bytes
+from llm_adapters.model.without_numbers import WithoutNumbers
 from llm_adapters.runs.training_shape import TrainingShape
-from llm_adapters.train.counting import WithoutNumbers
 from llm_adapters.train.devices import EFFICIENCY, Gpu
 from llm_adapters.train.memory import compute_activations_again
 from llm_adapters.train.operations import Operations
@@ -113,7 +113,7 @@ class _Planned:
         """Bytes by what holds them, what is outside of the training included."""
         parts = shape.memory(self.adapter)
         if self.gpu is None and shape.device.type == "cpu":
-            passing = parts["gradients, saved activations, logits"] + parts["backward pass"]
+            passing = parts["gradients, saved activations"] + parts["backward pass, logits"]
             return {
                 **parts,
                 **shape.copies(self.adapter),

@@ -34,6 +34,7 @@ from llm_adapters.runs.manifest import forget_peak_memory
 from llm_adapters.runs.names import MANIFEST, TRAINING
 from llm_adapters.runs.run_plan import RunPlan
 from llm_adapters.runs.shared_base import take_over
+from llm_adapters.runs.training_data import TrainingData
 from llm_adapters.train import FAILED, Metrics, RecentRate, Stop, Team, TrainResult, total_steps, train
 from llm_adapters.train.sharding import is_sharded, placement
 
@@ -95,7 +96,7 @@ def execute(
         leaks = Leaks({ADAPTER: [*data.examples, *data.validation]}, suites)
         shared = run.share_base(suites, base) if base is not None else 0.0
         scores = run.score(suites, None, leaks)
-        result, before = run.trained(encoded, judges, data.rows, plan.rate, stop, by_accuracy=plan.by_accuracy)
+        result, before = run.trained(encoded, judges, data, plan.rate, stop, by_accuracy=plan.by_accuracy)
         if suites:
             scores += run.score(suites, ADAPTER, leaks)
             averages = means([read_rows(folder / "eval" / suite.file) for suite in suites])
@@ -170,7 +171,7 @@ class ActiveRun:
         return scores
 
     def trained(
-        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float,
+        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], data: TrainingData, rate: float,
         stop: Stop | None, *, by_accuracy: Suite | None,
     ) -> tuple[TrainResult, float]:  # fmt: skip
         """Train and save the adapter, unless that is done; then attach what was saved, to be evaluated.
@@ -183,7 +184,7 @@ class ActiveRun:
             result = TrainResult(**json.loads(record.read_text(encoding="utf-8")))
         else:
             started = time.perf_counter()
-            result = self.train_adapter(encoded, judges, rows, rate, stop, by_accuracy=by_accuracy)
+            result = self.train_adapter(encoded, judges, data, rate, stop, by_accuracy=by_accuracy)
             here = time.perf_counter() - started
             self.adapter.save(saved, overwrite=True)
             write_whole(record, json.dumps(asdict(result)) + "\n")
@@ -195,7 +196,7 @@ class ActiveRun:
         return result, max(0.0, result.seconds - here)
 
     def train_adapter(
-        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], rows: Sequence[int], rate: float,
+        self, encoded: Sequence[Encoded], judges: Sequence[Encoded], data: TrainingData, rate: float,
         stop: Stop | None, *, by_accuracy: Suite | None,
     ) -> TrainResult:  # fmt: skip
         self.observer.begin(f"training at learning rate {rate:g}", total_steps(len(encoded), self.config.train))
@@ -215,8 +216,8 @@ class ActiveRun:
         result = train(
             self.model, self.adapter, encoded, self.config.train, learning_rate=rate,
             pad_id=self.tokenizer.pad_token_id, seed=self.config.seed, folder=self.folder, validation=judges,
-            accuracy=answered if by_accuracy else None, rows=rows, stop=stop,
-            on_step=on_step, on_note=self.observer.note,
+            accuracy=answered if by_accuracy else None, rows=data.rows, validation_rows=data.validation_rows,
+            stop=stop, on_step=on_step, on_note=self.observer.note,
         )  # fmt: skip
         self.observer.end(result_in_words(result))
         return result

@@ -17,10 +17,10 @@ from llm_adapters.evaluation.forgetting import plain_text
 from llm_adapters.evaluation.suite import Suite
 from llm_adapters.model import empty_model, find_sites
 from llm_adapters.model.quantization import NONE, check_quantization, stored_quantization
+from llm_adapters.model.without_numbers import WithoutNumbers
 from llm_adapters.runs.manifest import data_digest, environment, peak_memory_bytes
 from llm_adapters.runs.training_data import TrainingData
 from llm_adapters.train import Team, TrainResult, check_trackers
-from llm_adapters.train.counting import WithoutNumbers
 from llm_adapters.train.options import ALONE, check_options
 from llm_adapters.train.sharding import is_sharded, refuse_quantised
 

@@ -20,11 +20,13 @@ class TrainingData:
         examples: what is trained on.
         rows: the number of each of them in the whole file (or generator), from 1.
         validation: what is not trained on; empty without ``data.validation``.
+        validation_rows: the number of each of those in its file.
     """
 
     examples: Sequence[Example]
     rows: Sequence[int]
     validation: Sequence[Example]
+    validation_rows: Sequence[int]
 
     @classmethod
     def of(cls, section: DataSection, seed: int) -> TrainingData:
@@ -39,8 +41,9 @@ class TrainingData:
         asked = section.validation
         if not isinstance(asked, int):
             validation = [] if asked is None else _read(asked)
-            _check_outputs(validation, range(1, len(validation) + 1), str(asked))
-            return cls(examples, rows, validation)
+            places = range(1, len(validation) + 1)
+            _check_outputs(validation, places, str(asked))
+            return cls(examples, rows, validation, places)
         if asked >= len(examples):
             raise DataError(
                 f"data.validation holds out {asked} rows, and the training data has {len(examples)}",
@@ -48,7 +51,10 @@ class TrainingData:
             )
         order = shuffled(stable_random("validation", seed), range(len(examples)))
         held_out, rest = sorted(order[:asked]), sorted(order[asked:])
-        return cls([examples[i] for i in rest], [rows[i] for i in rest], [examples[i] for i in held_out])
+        (trained, its_rows), (held, their_rows) = (
+            ([examples[i] for i in part], [rows[i] for i in part]) for part in (rest, held_out)
+        )
+        return cls(trained, its_rows, held, their_rows)
 
 
 def _check_outputs(examples: Sequence[Example], rows: Sequence[int], source: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from llm_adapters.adapters.attach import attached
 from llm_adapters.config.schema import RunConfig
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.data.templates import get_template
@@ -120,7 +121,8 @@ class TrainingShape:
 
     def settle_sharing(self) -> None:
         """Settle, by what is attached to ``model``, whether beginnings stand in a micro-batch once."""
-        self.batches.sharing = self.batches.can_share and shares_beginnings(self.model, self.config.train)
+        acting = attached(self.model).values()
+        self.batches.sharing = self.batches.can_share and shares_beginnings(self.config.train, acting)
 
     def with_rows(self, size: int) -> TrainingShape:
         """The same training with micro-batches of another size."""
@@ -150,8 +152,8 @@ class TrainingShape:
         parts = {
             "base weights": self.base_bytes,
             "adapter, AdamW's moments": (1 + _MOMENTS) * sum(each.nbytes for each in adapter.parameters()),
-            "gradients, saved activations, logits": most.saved_bytes,
-            "backward pass": most.peak_bytes - most.saved_bytes,
+            "gradients, saved activations": most.saved_bytes,
+            "backward pass, logits": most.peak_bytes - most.saved_bytes,
         }
         return parts | ({"the largest weight, dequantised": self.dequantised} if self.dequantised else {})
 

@@ -12,10 +12,10 @@ from llm_adapters.adapters.base import Base
 from llm_adapters.adapters.method import Method, SiteMethod
 from llm_adapters.config.schema import RunConfig
 from llm_adapters.model.selection import select
+from llm_adapters.model.without_numbers import WithoutNumbers
 from llm_adapters.runs.training_shape import TrainingShape
 from llm_adapters.study.bases import Bases
 from llm_adapters.study.spec import Measure
-from llm_adapters.train.counting import WithoutNumbers
 
 UNITS: Mapping[Measure, str] = {
     "parameters": "parameters", "flops": "operations a token", "memory": "bytes", "time": "operations of training",

@@ -12,6 +12,7 @@ import torch
 from llm_adapters.data.collate import collate, collate_packed
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.model.fused import Fused
+from llm_adapters.model.head import find_head
 from llm_adapters.model.packing import can_pack, can_share, packing
 from llm_adapters.model.prepacked import Prepacked
 from llm_adapters.model.recomputed import recomputing
@@ -24,8 +25,9 @@ class Batches:
 
     Attributes:
         packed: whether examples stand in one row.
-        can_share: whether a beginning that they share may then stand there once.
+        can_share: whether a beginning that they share can then stand there once.
         sharing: whether it does.
+        head: what makes the logits, which may then be made a part at a time; None if that cannot be told apart.
 
     Args:
         model: a causal language model, with its adapters.
@@ -35,6 +37,7 @@ class Batches:
         prepacked: whether frozen weights may be copied into the layout of the processor's kernels.
         fused: whether norms, rotations and activations may be computed in fewer passes than the model's own.
         recompute: whether what costs little may be computed again in the backward pass instead of being held for it.
+        apart: whether the decoder may be called without the model around it.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Batches:
         prepacked: bool = True,
         fused: bool = True,
         recompute: bool = True,
+        apart: bool = True,
     ) -> None:
         sites = find_sites(model)
         self.decoder: Any = sites.decoder
@@ -54,6 +58,7 @@ class Batches:
         self.packed = packed and can_pack(model, sites)
         self.can_share = self.packed and can_share(model, sites)
         self.sharing = False
+        self.head = find_head(model, sites) if apart else None
         self._prepacked = Prepacked(model, training=True) if prepacked else nullcontext
         self._fused = Fused(model) if fused else nullcontext
         self._recomputing = recomputing if recompute else nullcontext
@@ -76,12 +81,25 @@ class Batches:
 
     def tensors(self, examples: Sequence[Encoded]) -> dict[str, Any]:
         """Inputs and labels of one micro-batch."""
+        return self.joint_tensors([examples], [self.sharing])
+
+    def joint_tensors(self, groups: Sequence[Sequence[Encoded]], sharing: Sequence[bool]) -> dict[str, Any]:
+        """Inputs and labels of several micro-batches that go through the model together, one after the other.
+
+        Args:
+            groups: the examples of each.
+            sharing: whether the beginning that those of a group share may stand there once.
+        """
+        examples = [example for group in groups for example in group]
         if not self.packed:
             return {name: column.to(self.device) for name, column in collate(examples, self.pad_id).items()}
-        beginning = shared_beginning(examples) if self.sharing else 0
-        columns, documents = collate_packed([examples], beginning)
+        beginnings: list[int] = []
+        for group, shares in zip(groups, sharing, strict=True):
+            shared = shared_beginning(group) if shares and self.can_share else 0
+            beginnings += [0] + [shared] * (len(group) - 1)
+        columns, documents = collate_packed([examples], [beginnings])
         tensors: dict[str, Any] = {name: column.to(self.device) for name, column in columns.items()}
-        return {**tensors, "documents": documents, **({"beginning": beginning} if beginning else {})}
+        return {**tensors, "documents": documents, **({"beginnings": [beginnings]} if any(beginnings) else {})}
 
     def pieces(self, lengths: Sequence[int], size: int) -> list[list[int]]:
         """Indices of all examples in micro-batches of at most ``size``.

@@ -1,37 +1,28 @@
 """The beginning that the examples of a micro-batch share – the template's words – goes through the model once.
 
 Its tokens see nothing but themselves, so behind frozen weights and one adapter they are the same in every example, and
-the gradient of all examples flows back through the one copy.
+the gradient of all examples flows back through the one copy. Dropout is drawn for that copy: each example gets what it
+could have drawn by itself, so the expected gradient, a sum over examples, is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import nn
+from collections.abc import Iterable, Sequence
 
 from llm_adapters.adapters.adapter import Adapter
-from llm_adapters.adapters.attach import attached
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import IGNORED, Encoded
-from llm_adapters.model.drawing import draws
 
 _WORTH = 32  # one token in so many must be saved: examples are put together again for attention, which costs a little
 
 
-def shares_beginnings(model: nn.Module, settings: TrainSection, adapter: Adapter | None = None) -> bool:
-    """Whether a training of one adapter computes them once; ``model`` with what is attached, or of that one adapter.
+def shares_beginnings(settings: TrainSection, acting: Iterable[Adapter]) -> bool:
+    """Whether a training through these adapters computes them once.
 
-    Not where examples differ there – something draws, or virtual tokens come before their own –, and not where compiled
-    layers would be compiled anew for another beginning, or cached ones hold whole examples.
+    Not where virtual tokens come before an example's own, and not where compiled layers would be compiled anew for
+    another beginning, or cached ones hold whole examples.
     """
-    if settings.compile or settings.cache_frozen_layers:
-        return False
-    there = list(attached(model).values())
-    acting = there if adapter is None else [adapter]
-    idle = {module for other in there if other not in acting for module in other.modules()}
-    before = any(each.virtual_tokens for each in acting)
-    return not before and not any(draws(module) for module in model.modules() if module not in idle)
+    return not (settings.compile or settings.cache_frozen_layers or any(each.virtual_tokens for each in acting))
 
 
 def shared_beginning(examples: Sequence[Encoded]) -> int:

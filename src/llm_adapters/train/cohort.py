@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,8 +16,9 @@ from llm_adapters.train.joint import Part, joint_gradients
 from llm_adapters.train.member import Member, Outcome, Seat
 from llm_adapters.train.memory import OutOfMemoryError, shrinking
 from llm_adapters.train.metrics import Metrics
+from llm_adapters.train.numbered import Numbered
 from llm_adapters.train.options import ALONE
-from llm_adapters.train.stepper import NotFinite, Numbered
+from llm_adapters.train.stepper import NotFinite
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
 from llm_adapters.train.together import common_step, draws_of_its_own
@@ -115,8 +117,8 @@ class _Cohort:
             loop = prepare(
                 self.model, member.adapter, member.examples, member.settings, learning_rate=member.learning_rate,
                 pad_id=pad_id, seed=member.seed, folder=member.folder, validation=member.validation,
-                rows=member.rows, stop=self.stop, note=self.note, team=self.team,
-                batches=self.batches if self.seats else None,
+                rows=member.rows, validation_rows=member.validation_rows, stop=self.stop, note=self.note,
+                team=self.team, batches=self.batches if self.seats else None,
             )  # fmt: skip
         self.seats.append(Seat(index, member, loop))
         loop.stepper.open()
@@ -175,18 +177,20 @@ class _Cohort:
 
         losses, rows = shrinking(attempt, self.rows, self.note)
         self._shrink(rows)
-        for seat, batch, loss in zip(self.active, batches, losses, strict=True):
-            self._update(seat, batch, loss)
+        for seat, batch, loss, state in zip(self.active, batches, losses, before, strict=True):
+            self._update(seat, batch, loss, state)
         self.active = [seat for seat in self.active if seat.outcome is None]
 
-    def _update(self, seat: Seat, batch: Sequence[Numbered], loss: float | NotFinite) -> None:
-        """One member's step, whose gradients are there."""
+    def _update(self, seat: Seat, batch: Sequence[Numbered], loss: float | NotFinite, random: Any) -> None:
+        """One member's step, whose gradients are there; ``random`` is what its random numbers were before."""
         stepper, rate = seat.loop.stepper, seat.loop.stepper.learning_rate
         try:
             if isinstance(loss, NotFinite):
                 raise loss
             norm = stepper.update(batch)
         except (NotFinite, RuntimeError) as failure:
+            if isinstance(failure, NotFinite):
+                seat.keep(random)
             told = seat.loop.explained(failure, rate)
             if told is None:
                 raise

@@ -8,19 +8,19 @@ any adapter, with gradient checkpointing or without – is counted and not model
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from llm_adapters.data.encoding import Encoded
+from llm_adapters.model.without_numbers import WithoutNumbers
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.loss import summed_loss
 
@@ -32,13 +32,11 @@ class Count:
     Attributes:
         saved_bytes: held between the forward and the backward pass.
         peak_bytes: the most that is held at one moment, the adapter's gradients included; weights are not.
-        forward_operations, operations: floating-point operations of the matrix products, forward and in all; a
-            multiplication and an addition are two.
+        operations: floating-point operations of the matrix products; a multiplication and an addition are two.
     """
 
     saved_bytes: int
     peak_bytes: int
-    forward_operations: int
     operations: int
 
 
@@ -64,13 +62,13 @@ def count(
         if accumulating and backward:
             for parameter in trained:
                 parameter.grad = torch.zeros_like(parameter)
-        loss = summed_loss(model, tensors)
-        saved, forward = ledger.now, ledger.operations
+        loss = summed_loss(model, tensors, batches.head)
+        saved = ledger.now
         if backward:
             loss.backward()
     for parameter in trained:
         parameter.grad = None
-    return Count(saved, ledger.peak, forward, ledger.operations)
+    return Count(saved, ledger.peak, ledger.operations)
 
 
 class Ledger(TorchDispatchMode):
@@ -133,26 +131,6 @@ def _fused_attention(ledger: Ledger) -> Iterator[None]:
         yield
     finally:
         functional.scaled_dot_product_attention = before
-
-
-_QUESTIONS = (Tensor.__bool__, Tensor.__contains__, Tensor.item)
-
-
-class WithoutNumbers(TorchFunctionMode):
-    """Makes up for what meta tensors cannot do.
-
-    Questions about numbers (is nothing padded? is there a pad token in the input?) are answered no. A product grouped
-    by experts is one of the same shape by the first expert.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in _QUESTIONS and args[0].is_meta:
-            return False
-        if "grouped_mm" in getattr(func, "__name__", "") and args[0].is_meta:
-            return args[0] @ args[1][0]
-        return func(*args, **(kwargs or {}))
 
 
 class _Attention(torch.autograd.Function):

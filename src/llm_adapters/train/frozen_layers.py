@@ -163,9 +163,9 @@ class FrozenLayers:
             module.train()
         try:
             with self._batches.in_force():
-                expected = float(summed_loss(self._model, tensors))
+                expected = float(summed_loss(self._model, tensors, self._batches.head))
             with self.standing_in(examples, tensors.get("attention_mask")), self._batches.in_force():
-                found = float(summed_loss(self._model, tensors))
+                found = float(summed_loss(self._model, tensors, self._batches.head))
         except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as failure:
             if is_out_of_memory(failure):
                 raise

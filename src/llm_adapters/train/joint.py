@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
 
 from llm_adapters.adapters.attach import route
+from llm_adapters.model.packing import Documents
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.loss import labelled_tokens, token_losses
-from llm_adapters.train.stepper import NotFinite, Numbered
+from llm_adapters.train.numbered import Numbered
+from llm_adapters.train.stepper import NotFinite
 
 T = TypeVar("T")
 
@@ -25,7 +28,7 @@ class Part:
         adapter: its name on the model.
         batch: the examples of its step.
         micro_batch: of them those that go through the model at once.
-        shares: whether a beginning that they share is computed once, in a pass that is this member's alone.
+        shares: whether a beginning that those share is computed once.
     """
 
     adapter: str
@@ -57,10 +60,10 @@ def joint_gradients(model: Any, batches: Batches, parts: Sequence[Part], rows: i
     means, suspects = [0.0] * len(parts), [list[int]() for _ in parts]
     for group in passes(pieces, rows):
         names = [parts[member].adapter for member, _ in group]
-        alone = len(group) == 1 and parts[group[0][0]].shares
-        routed = _routed(model, batches, names, [piece for _, piece in group])
-        with routed, batches.in_force(), batches.sharing_if(alone):
-            losses = token_losses(model, batches.tensors([row.example for _, piece in group for row in piece]))
+        examples = [[row.example for row in piece] for _, piece in group]
+        tensors = batches.joint_tensors(examples, [parts[member].shares for member, _ in group])
+        with _routed(model, names, list(map(len, examples)), tensors.get("documents")), batches.in_force():
+            losses = token_losses(model, tensors, batches.head)
             counts = [sum(labelled_tokens(row.example.labels) for row in piece) for _, piece in group]
             shares = torch.stack([
                 own.sum() / totals[member] for (member, _), own in zip(group, losses.split(counts), strict=True)
@@ -93,13 +96,14 @@ def passes(pieces: Sequence[Sequence[list[T]]], rows: int) -> Iterator[list[tupl
         yield group
 
 
-def _routed(model: Any, batches: Batches, names: Sequence[str], pieces: Sequence[Sequence[Numbered]]) -> Any:
-    """Every member's rows, or in a packed row its tokens, through its own adapter."""
+def _routed(model: Any, names: Sequence[str], rows: Sequence[int], documents: Documents | None) -> Any:
+    """Every member's rows, or in a packed row its documents, through its own adapter."""
     if len(names) == 1:
         return route(model, names[0])
-    if batches.packed:
-        return route(model, names, tokens=[sum(_lengths(piece)) for piece in pieces])
-    return route(model, [name for name, piece in zip(names, pieces, strict=True) for _ in piece])
+    if documents is not None:
+        left = iter(documents[0])
+        return route(model, names, tokens=[sum(islice(left, count)) for count in rows])
+    return route(model, [name for name, count in zip(names, rows, strict=True) for _ in range(count)])
 
 
 def _lengths(rows: Sequence[Numbered]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,14 +14,15 @@ from llm_adapters.model.memory import is_out_of_memory
 from llm_adapters.train.checkpoint import Checkpoints, damage
 from llm_adapters.train.memory import shrinking
 from llm_adapters.train.metrics import Metrics, MetricsLog
+from llm_adapters.train.numbered import Numbered
 from llm_adapters.train.order import Order
 from llm_adapters.train.randomness import RandomState, seed_step
 from llm_adapters.train.state import TrainingState
-from llm_adapters.train.stepper import NotFinite, Numbered, Stepper
+from llm_adapters.train.stepper import NotFinite, Stepper
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
 from llm_adapters.train.trackers import Trackers
-from llm_adapters.train.validation import Validation
+from llm_adapters.train.validation import Measured, Validation
 
 _CALMER = (
     "a lower learning rate (train.learning_rate), max_grad_norm, or float32; a changed recipe begins anew, with --force"
@@ -109,29 +109,28 @@ class Loop:
         except (NotFinite, RuntimeError) as failure:
             if isinstance(failure, NotFinite) and self.team.leads:
                 before.restore()
-                self._keep()
+                self.keep()
             told = self.explained(failure, rate)
             if told is None:
                 raise
             raise told from failure
         return self.record(batch, loss, norm, rate)
 
-    def _keep(self) -> None:
-        """Write a checkpoint of the steps that were taken, if the last one is older."""
+    def keep(self, *, prune: bool = True) -> None:
+        """Write a checkpoint of the steps that were taken, if the last one is older; see :meth:`save`."""
         step = self.state.position.step
         if step and self.checkpoints.last != self.checkpoints.at(step):
             with suppress(OutputError):  # what went wrong must be told, whatever the disk says
-                self.save()
+                self.save(prune=prune)
 
     def explained(self, failure: Exception, rate: float) -> TrainingError | None:
         """What the user is told when the next step could not be taken at a learning rate; None if it is a bug."""
         step = self.state.position.step + 1
         if isinstance(failure, NotFinite):
-            last = self.checkpoints.last
             return TrainingError(
                 f"{failure} at learning rate {rate:g} in step {step}, on the rows "
                 f"{', '.join(map(str, failure.rows))} of the training data; nothing was changed by this step"
-                + (f", and the last good checkpoint is '{last}'" if last else ""),
+                + self._last_good,
                 mend=f"look at these rows; {_CALMER}",
             )
         if is_out_of_memory(failure):
@@ -140,6 +139,11 @@ class Loop:
                 mend="a smaller adapter, or a machine with more memory; the same command goes on",
             )
         return None
+
+    @property
+    def _last_good(self) -> str:
+        last = self.checkpoints.last
+        return f", and the last good checkpoint is '{last}'" if last else ""
 
     def record(self, batch: Sequence[Numbered], loss: float, norm: float, rate: float) -> Metrics:
         """Count a step that was taken on ``batch``, and write its row."""
@@ -166,11 +170,13 @@ class Loop:
         if self.validation is None or (position.step % every and position.step < self.steps):
             return False, micro_batch
         parts, micro_batch = shrinking(self._validation_losses, micro_batch, self.note, on_any=self.stepper.ran_out)
-        loss = self.validation.mean(self.team.gather(parts))
-        if not math.isfinite(loss):
+        measured = self.team.gather(parts)
+        loss, suspects = self.validation.mean(measured), self.validation.suspects(measured)
+        if suspects:
             raise TrainingError(
-                f"the validation loss is {loss} after step {position.step}",
-                mend=_CALMER,
+                f"the validation loss is {loss} after step {position.step}, on the validation rows "
+                f"{', '.join(map(str, suspects))}{self._last_good}",
+                mend=f"look at these rows; {_CALMER}",
             )
         row: Metrics = {"step": position.step, "validation_loss": loss}
         by_accuracy = self.settings.best_by == "accuracy" or self.accuracy is not None
@@ -186,7 +192,7 @@ class Loop:
         with self.stepper.uncompiled():
             return self.accuracy()
 
-    def _validation_losses(self, size: int) -> dict[int, float]:
+    def _validation_losses(self, size: int) -> list[Measured]:
         assert self.validation is not None
         with self.stepper.passes():
             return self.validation.measure(self.stepper.model, self.stepper.batches, size, self.team)

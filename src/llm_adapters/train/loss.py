@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from llm_adapters.data.encoding import IGNORED
+from llm_adapters.model.head import Head
 
+LOGITS = 1 << 26  # bytes of logits made at a time
 _CHUNK = 1 << 21  # logits handled at a time on a CPU: 8 MB in float32, which stays in a processor's cache
 _FORGETS = ("MmBackward", "AddmmBackward", "LinearBackward", "BmmBackward", "IndexBackward", "_PrepackedLinear")
 _VIEWS = ("ViewBackward", "UnsafeViewBackward", "ReshapeAliasBackward", "AliasBackward", "SqueezeBackward")
@@ -21,32 +23,65 @@ def labelled_tokens(labels: Sequence[int]) -> int:
     return sum(label != IGNORED for label in labels[1:])
 
 
-def summed_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+def summed_loss(model: nn.Module, batch: Mapping[str, Any], head: Head | None = None) -> Tensor:
     """Cross-entropy summed over the labelled tokens of a batch, padded or packed, in float32."""
-    return token_losses(model, batch).sum()
+    return token_losses(model, batch, head).sum()
 
 
-def token_losses(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+def token_losses(model: nn.Module, batch: Mapping[str, Any], head: Head | None = None) -> Tensor:
     """Cross-entropy (K,) of every labelled token of a batch, padded or packed, row after row, in float32.
 
-    Logits are computed only at columns where some row has a label: for short prompts before long answers
-    most of the vocabulary product is saved.
+    Logits are computed where a label needs them: with the model's ``head`` there alone, and a part of them at a time;
+    without it at all columns where some row has a label, and at once.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    accepted = inspect.signature(_plain_forward(model)).parameters
+    accepted = inspect.signature(_plain_forward(head.decoder if head else model)).parameters
     if "position_ids" not in accepted:
         inputs.pop("position_ids", None)
     targets = batch["labels"][:, 1:]
     columns = (targets != IGNORED).any(0).nonzero().flatten()
-    if "logits_to_keep" in accepted:
-        logits = model(**inputs, use_cache=False, logits_to_keep=columns).logits
+    if head is not None:
+        found = head.decoder(**inputs, use_cache=False).last_hidden_state[:, columns]
+    elif "logits_to_keep" in accepted:
+        found = model(**inputs, use_cache=False, logits_to_keep=columns).logits
     else:
-        logits = model(**inputs, use_cache=False).logits[:, columns]
+        found = model(**inputs, use_cache=False).logits[:, columns]
     wanted = targets[:, columns]
     kept = wanted != IGNORED
-    rows = logits.flatten(0, 1) if bool(kept.all()) else logits[kept]
-    losses: Tensor = CrossEntropy.apply(rows, wanted[kept].to(rows.device))
+    rows = found.flatten(0, 1) if bool(kept.all()) else found[kept]
+    wanted = wanted[kept].to(rows.device)
+    losses: Tensor = CrossEntropy.apply(rows, wanted) if head is None else HeadLoss.apply(rows, head, wanted)
     return losses
+
+
+class HeadLoss(torch.autograd.Function):
+    """Cross-entropy (K,) of hidden states (K, d) under a frozen head, whose logits are made a part at a time.
+
+    The gradient of each state is computed with its loss and held in the place of its logits, which are far more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, head: Head, targets: Tensor) -> Tensor:
+        """The K losses in float32."""
+        wanted = ctx.needs_input_grad[0]
+        losses = states.new_empty(len(targets), dtype=torch.float32)
+        gradient = torch.empty_like(states) if wanted else None
+        lines = max(1, LOGITS // (head.vocabulary * states.element_size()))
+        for start in range(0, len(targets), lines):
+            part = slice(start, start + lines)
+            with torch.set_grad_enabled(wanted):
+                given = states[part].detach().requires_grad_(wanted)
+                found = CrossEntropy.apply(head.layer(given), targets[part])
+                losses[part] = found.detach()
+                if gradient is not None:
+                    gradient[part] = torch.autograd.grad(found.sum(), given)[0]
+        ctx.gradient = gradient
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        gradient, ctx.gradient = ctx.gradient, None
+        return _once(gradient).mul_(outer[0][:, None]), None, None
 
 
 class CrossEntropy(torch.autograd.Function):
@@ -79,9 +114,13 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
         gradient, ctx.gradient = ctx.gradient, None
-        if gradient is None:
-            raise RuntimeError("this loss has given its gradient away: a second backward pass is not possible")
-        return gradient.mul_(outer[0][:, None]).to(ctx.dtype), None
+        return _once(gradient).mul_(outer[0][:, None]).to(ctx.dtype), None
+
+
+def _once(gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        raise RuntimeError("this loss has given its gradient away: a second backward pass is not possible")
+    return gradient
 
 
 def _is_free(logits: Tensor) -> bool:

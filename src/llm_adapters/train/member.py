@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.streams import Stream
@@ -36,6 +37,7 @@ class Member:
     validation: Sequence[Encoded] = ()
     rows: Sequence[int] | None = None
     ended: int | None = None
+    validation_rows: Sequence[int] | None = None
 
 
 Outcome = TrainResult | TrainingError | None
@@ -53,7 +55,7 @@ class Seat:
         self.failed = None if failure is None or member.ended is not None else failure
         self.ended = member.ended if self.failed is None else self.failed[0]
         self.begun = False
-        self.shares = shares_beginnings(loop.stepper.plain, member.settings, member.adapter)
+        self.shares = shares_beginnings(member.settings, [member.adapter])
         seed_all(member.seed)
         self._take_random()
 
@@ -73,6 +75,12 @@ class Seat:
         """Write a checkpoint, as the training alone would."""
         RandomState(self.random.plain, self.stream.state).restore()
         self.loop.save(prune=False)
+
+    def keep(self, random: Any) -> None:
+        """Write a checkpoint of the steps that were taken, with the random numbers before the one that was not."""
+        self.stream.state = random
+        RandomState(self.random.plain, random).restore()
+        self.loop.keep(prune=False)
 
     def fail(self, failure: TrainingError, step: int) -> None:
         """Leave the cohort: the failure goes to disk at once, so that no other session waits for this member."""

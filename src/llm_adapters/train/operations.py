@@ -33,10 +33,9 @@ class Operations:
         rows, training, forward = [], [], []
         for tokens, labels in ((_LENGTH, 1), (_LENGTH // 2, 1), (_LENGTH // 4, 1), (_LENGTH, _LENGTH // 2)):
             example = Encoded([0] * tokens, [IGNORED] * (tokens - labels) + [0] * labels, truncated=False)
-            counted = count(model, batches, [example])
             rows.append([1, tokens, tokens**2, labels])
-            training.append(counted.operations)
-            forward.append(counted.forward_operations)
+            training.append(count(model, batches, [example]).operations)
+            forward.append(count(model, batches, [example], backward=False).operations)
         solved = np.linalg.solve(np.array(rows, float), np.array([training, forward], float).T).T
         return cls(tuple(map(float, solved[0])), tuple(map(float, solved[1])))
 

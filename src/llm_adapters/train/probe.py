@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from llm_adapters.adapters.attach import attach
 from llm_adapters.adapters.method import Method
 from llm_adapters.data.encoding import Encoded
+from llm_adapters.model.without_numbers import WithoutNumbers
 from llm_adapters.train.batches import Batches
-from llm_adapters.train.counting import WithoutNumbers
 from llm_adapters.train.loss import summed_loss
 from llm_adapters.train.operations import Operations
 from llm_adapters.train.workload import Extent
@@ -133,7 +133,7 @@ class _Shallow:
         """Of a forward and a backward pass."""
         began = time.perf_counter()
         with self.batches.in_force():
-            summed_loss(self.model, self.batches.tensors(piece)).backward()
+            summed_loss(self.model, self.batches.tensors(piece), self.batches.head).backward()
         self._wait()
         return time.perf_counter() - began
 

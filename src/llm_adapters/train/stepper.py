@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from llm_adapters.adapters.adapter import Adapter
+from llm_adapters.adapters.attach import attached
 from llm_adapters.config.schema import TrainSection
-from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import TrainingError
 from llm_adapters.model.fused import has_kernels
 from llm_adapters.train.batches import Batches, balanced
@@ -20,6 +20,7 @@ from llm_adapters.train.beginnings import shares_beginnings
 from llm_adapters.train.frozen_layers import FrozenLayers, lowest_layer
 from llm_adapters.train.loss import labelled_tokens, summed_loss
 from llm_adapters.train.memory import compute_activations_again, shrinking
+from llm_adapters.train.numbered import Numbered
 from llm_adapters.train.randomness import RandomState
 from llm_adapters.train.schedule import scheduler
 from llm_adapters.train.sharding import is_sharded, shard
@@ -27,13 +28,6 @@ from llm_adapters.train.team import Team
 
 _KINDS = 64
 """Kinds of layers and numbers of packed documents that may be compiled; torch's own limit of 8 falls back silently."""
-
-
-class Numbered(NamedTuple):
-    """A training example and its number in the data, from 1."""
-
-    row: int
-    example: Encoded
 
 
 class NotFinite(ArithmeticError):  # noqa: N818 – the loop makes the user's error of it
@@ -85,6 +79,7 @@ class Stepper:
             prepacked=not as_written,
             fused=not as_written and has_kernels(self.device),
             recompute=not as_written,
+            apart=not self.sharded,
         )
         found = team.from_leader(lambda: (self.batches.packed, self.batches.can_share))
         self.batches.packed, self.batches.can_share = found
@@ -119,7 +114,8 @@ class Stepper:
 
         For one adapter that trains alone.
         """
-        self.batches.sharing = self.batches.can_share and shares_beginnings(self.plain, self.settings)
+        acting = attached(self.plain).values()
+        self.batches.sharing = self.batches.can_share and shares_beginnings(self.settings, acting)
 
     def cache_frozen_layers(self, rows: Sequence[Numbered], steps: int) -> None:
         """Keep what the layers below the adapter give for these rows, of which so many steps are taken.
@@ -255,7 +251,7 @@ class Stepper:
         for piece, weight in pieces:
             tensors = self.batches.tensors([row.example for row in piece])
             with self.passes(), self._below(piece, tensors), self.batches.in_force():
-                loss = summed_loss(self.model, tensors) * weight / total
+                loss = summed_loss(self.model, tensors, self.batches.head) * weight / total
                 loss.backward()
             value = float(loss.detach())
             mean += value

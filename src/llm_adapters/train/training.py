@@ -21,13 +21,14 @@ from llm_adapters.train.checkpoint import Checkpoints
 from llm_adapters.train.loop import Loop
 from llm_adapters.train.loss import labelled_tokens
 from llm_adapters.train.metrics import Metrics
+from llm_adapters.train.numbered import Numbered
 from llm_adapters.train.options import check_options
 from llm_adapters.train.order import Order, total_steps
 from llm_adapters.train.position import Position
 from llm_adapters.train.randomness import seed_all
 from llm_adapters.train.sharding import is_sharded
 from llm_adapters.train.state import TrainingState
-from llm_adapters.train.stepper import Numbered, Stepper
+from llm_adapters.train.stepper import Stepper
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
 from llm_adapters.train.trackers import Trackers, check_trackers
@@ -86,6 +87,7 @@ def train(
     validation: Sequence[Encoded] = (),
     accuracy: Callable[[], float] | None = None,
     rows: Sequence[int] | None = None,
+    validation_rows: Sequence[int] | None = None,
     stop: Stop | None = None,
     on_step: Callable[[Metrics], None] | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -113,6 +115,7 @@ def train(
         accuracy: measures the model as it is, from 0 to 1, without drawing random numbers, and leaves it as it was;
             with it the best of the validations is the one with the largest accuracy.
         rows: the number of every example in the user's data, for messages; 1, 2, … unless given.
+        validation_rows: the same of those that are not trained on.
         stop: asked after every step whether to stop.
         on_step: called after every step with its metrics.
         on_note: told what a user should know: going on, damage, a smaller micro-batch.
@@ -127,8 +130,8 @@ def train(
     with Team.join().together() as team:
         loop = prepare(
             model, adapter, examples, settings, learning_rate=learning_rate, pad_id=pad_id, seed=seed, folder=folder,
-            validation=validation, accuracy=accuracy, rows=rows, stop=stop, team=team,
-            note=on_note if on_note is not None and team.leads else lambda _text: None,
+            validation=validation, accuracy=accuracy, rows=rows, validation_rows=validation_rows, stop=stop,
+            team=team, note=on_note if on_note is not None and team.leads else lambda _text: None,
         )  # fmt: skip
         seed_all(seed)
         was_training = model.training
@@ -162,6 +165,7 @@ def prepare(
     folder: Path,
     validation: Sequence[Encoded],
     rows: Sequence[int] | None,
+    validation_rows: Sequence[int] | None,
     stop: Stop | None,
     note: Callable[[str], None],
     team: Team,
@@ -171,7 +175,8 @@ def prepare(
     """A training that has not begun; see :func:`train`."""
     numbers = range(1, len(examples) + 1) if rows is None else rows
     kept = [Numbered(row, e) for row, e in zip(numbers, examples, strict=True) if _has_label(e)]
-    judges = [example for example in validation if _has_label(example)]
+    places = range(1, len(validation) + 1) if validation_rows is None else validation_rows
+    judges = [Numbered(row, e) for row, e in zip(places, validation, strict=True) if _has_label(e)]
     for given, used, what in ((examples, kept, "training"), (validation, judges, "validation")):
         if not used and (given or what == "training"):
             raise DataError(f"none of {len(given)} {what} examples has a label left", mend="raise data.max_length")
@@ -190,7 +195,7 @@ def prepare(
     recipe = json.dumps([settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), learning_rate, seed])
     identity = {
         "training data": data_digest([row.example for row in kept]),
-        "validation data": data_digest(judges),
+        "validation data": data_digest([row.example for row in judges]),
         "recipe": hashlib.sha256(recipe.encode()).hexdigest(),
     }
     team.agree(identity)

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from llm_adapters.data.encoding import Encoded
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.loss import labelled_tokens, summed_loss
+from llm_adapters.train.numbered import Numbered
 from llm_adapters.train.team import Team
+
+
+class Measured(NamedTuple):
+    """One micro-batch: its number, its summed loss, and the rows in it."""
+
+    number: int
+    loss: float
+    rows: list[int]
 
 
 @dataclass(frozen=True)
 class Validation:
     """The mean loss over all labelled tokens of examples that are not trained on; smaller is better."""
 
-    examples: Sequence[Encoded]
+    examples: Sequence[Numbered]
 
     @torch.no_grad()
-    def measure(self, model: Any, batches: Batches, size: int, team: Team | None = None) -> dict[int, float]:
+    def measure(self, model: Any, batches: Batches, size: int, team: Team | None = None) -> list[Measured]:
         """Measure the model as it is, without dropout and without drawing random numbers.
 
         Args:
@@ -32,27 +40,37 @@ class Validation:
             team: who shares the work; without it this process does all.
 
         Returns:
-            The summed losses of this process's micro-batches, by their number; see :meth:`mean`.
+            What this process's micro-batches gave; see :meth:`mean`.
         """
         rank, processes = (team.rank, team.size) if team else (0, 1)
-        pieces = batches.pieces([len(example.input_ids) for example in self.examples], size)
+        pieces = batches.pieces([len(row.example.input_ids) for row in self.examples], size)
         was_training = model.training
         model.eval()
         try:
-            found = {}
+            found = []
             # Everybody does as many, also where a sharded base does not come otherwise; what is done twice is equal.
             for turn in range(math.ceil(len(pieces) / processes)):
                 number = min(turn * processes + rank, len(pieces) - 1)
+                rows = [self.examples[index] for index in pieces[number]]
                 with batches.in_force():
-                    tensors = batches.tensors([self.examples[index] for index in pieces[number]])
-                    found[number] = float(summed_loss(model, tensors))
+                    loss = summed_loss(model, batches.tensors([row.example for row in rows]), batches.head)
+                found.append(Measured(number, float(loss), [row.row for row in rows]))
             return found
         finally:
             model.train(was_training)
 
-    def mean(self, parts: Sequence[dict[int, float]]) -> float:
+    def mean(self, parts: Sequence[Sequence[Measured]]) -> float:
         """The mean loss from what every process has measured, summed in the order of one process."""
-        losses = {number: loss for part in parts for number, loss in part.items()}
-        return sum(losses[number] for number in sorted(losses)) / sum(
-            labelled_tokens(example.labels) for example in self.examples
-        )
+        total = sum(each.loss for each in _in_order(parts))
+        return total / sum(labelled_tokens(row.example.labels) for row in self.examples)
+
+    @staticmethod
+    def suspects(parts: Sequence[Sequence[Measured]]) -> list[int]:
+        """The rows whose loss is no number."""
+        return sorted(row for each in _in_order(parts) if not math.isfinite(each.loss) for row in each.rows)
+
+
+def _in_order(parts: Sequence[Sequence[Measured]]) -> Iterator[Measured]:
+    """Every micro-batch once, whichever process measured it."""
+    found = {each.number: each for part in parts for each in part}
+    return (found[number] for number in sorted(found))
