@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm_adapters.cli import main
 from llm_adapters.train import team
+
+PATIENCE = 120  # seconds after which a process that waits for another is ended, so that a test fails and does not hang
 
 
 def free_port() -> int:
@@ -31,6 +36,7 @@ def started(work: Callable[[int], Any], size: int = 2) -> list[tuple[int, Path]]
         if child == 0:
             code = 1
             try:
+                signal.alarm(PATIENCE)
                 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
                 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
                 team._join.cache_clear()
@@ -57,3 +63,47 @@ def team_of(work: Callable[[int], Any], size: int = 2) -> list[Any]:
     codes = ended(children)
     assert not any(codes), f"exit codes {codes}"
     return [pickle.loads(path.read_bytes()) for _, path in children]
+
+
+def commanded(
+    place: Path,
+    arguments: Sequence[str],
+    *,
+    until: Callable[[], bool] | None = None,
+    to: Sequence[int] = (),
+    number: int = signal.SIGTERM,
+) -> tuple[list[int], list[str], list[str]]:
+    """Exit codes, standard output and standard error of a command in two processes.
+
+    Args:
+        place: the folder that it runs in.
+        arguments: what is typed behind ``llm-adapters``.
+        until: as soon as this is so, the processes of the ranks ``to`` get the signal ``number``.
+    """
+
+    def work(rank: int) -> None:
+        os.chdir(place)
+        for handle, name in ((1, "out"), (2, "error")):
+            os.dup2(os.open(f"{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
+        sys.argv = ["llm-adapters", *arguments]
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    children = started(work)
+    while until is not None and not until():
+        for child, _ in children:
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), (place / "error-0").read_text()
+        time.sleep(0.002)
+    for rank in to:
+        os.kill(children[rank][0], number)
+    codes = ended(children)
+    said, errors = ([(place / f"{name}-{rank}").read_text() for rank in range(2)] for name in ("out", "error"))
+    return codes, said, errors

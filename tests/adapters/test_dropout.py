@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from llm_adapters.adapters.forms import LowRank
 from llm_adapters.adapters.forms.dropout import dropped
+from llm_adapters.model.memory import is_out_of_memory
 from llm_adapters.model.recomputed import recomputing
 from llm_adapters.train.counting import Ledger
 
@@ -54,6 +56,29 @@ def test_the_share_of_zeros_is_the_rate(rate: float, dtype: torch.dtype) -> None
         assert float((mask == 0).float().mean()) == pytest.approx(rate, abs=4 * (rate * (1 - rate) / 60_000) ** 0.5)
     both = float(((masks[0] == 0) & (masks[1] == 0)).float().mean())  # each call draws its own
     assert both == pytest.approx(rate**2, abs=0.01)
+
+
+def test_no_memory_for_a_mask_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training with too large a micro-batch then goes on with a smaller one."""
+
+    class Full:
+        def __init__(self, _seed: int) -> None: ...
+        def random_raw(self, size: int) -> None:
+            raise MemoryError(f"Unable to allocate an array with shape ({size},)")
+
+    monkeypatch.setattr(np.random, "SFC64", Full)
+    with pytest.raises(torch.OutOfMemoryError) as failure:
+        dropped(torch.ones(3, 4), 0.5)
+    assert is_out_of_memory(failure.value)
+
+
+def test_the_seed_is_drawn_on_the_cpu_whatever_the_default_device() -> None:
+    torch.manual_seed(3)
+    expected = dropped(torch.ones(50, 20), 0.5)
+    torch.manual_seed(3)
+    ones = torch.ones(50, 20)
+    with torch.device("meta"):
+        assert torch.equal(dropped(ones, 0.5), expected)
 
 
 def test_the_same_seed_drops_the_same() -> None:

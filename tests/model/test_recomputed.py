@@ -117,6 +117,17 @@ def test_part_of_it_is_kept_as_ever() -> None:
     assert torch.allclose(linear.weight.grad, states.detach().sin()[:, 1:3].sum(0).expand(2, 2))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 3, 4), (2, 3, 5, 4)])
+def test_one_that_lies_in_another_order_is_kept(shape: tuple[int, ...]) -> None:
+    states, outer = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    with recomputing():
+        turned = recomputed(torch.sin, states.transpose(1, 2)).transpose(1, 2)
+        assert turned.is_contiguous()
+        (turned.square() * outer).sum().backward()
+    sine = states.detach()
+    torch.testing.assert_close(states.grad, 2 * sine.sin() * sine.cos() * outer)
+
+
 def test_outside_nothing_is_remembered() -> None:
     states = torch.randn(3, 4, requires_grad=True)
     assert not hasattr(recomputed(torch.sin, states), "_llm_adapters_recomputed")

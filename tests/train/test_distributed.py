@@ -1,7 +1,13 @@
 """Two processes train as one, with the base whole on each or shared out; they fail, stop and go on together."""
 
+import json
 import os
+import re
+import shlex
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +18,20 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 import llm_adapters as la
+import llm_adapters.report
+import llm_adapters.runs.evaluation
+import llm_adapters.runs.follow  # once here, not in every child
+from llm_adapters.adapters.method import methods
 from llm_adapters.errors import ModelError, Stopped, TrainingError, UserError
 from llm_adapters.runs.cohort import execute_cohort
 from llm_adapters.runs.run import read_config
-from llm_adapters.train import Stop, Team
+from llm_adapters.train import Stop, Team, sharding
 from llm_adapters.train.batches import balanced
 from llm_adapters.train.randomness import seed_step
-from team_of import ended, started, team_of
+from team_of import commanded, ended, free_port, started, team_of
 from tiny import small, tiny_model
 from tiny_cohort import Recipe, together
+from tiny_folder import tiny_place
 from tiny_quantised import quantised
 from tiny_training import checkpoints, examples, metrics, same, tiny_training
 from watching import Watching
@@ -77,8 +88,33 @@ def test_the_loss_curve_and_the_adapter_are_those_of_one_process(tmp_path: Path)
                 assert torch.allclose(torch.from_numpy(value), alone[name][key], atol=1e-5)
 
 
-def test_killed_it_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
-    recipe, options = NO_DROPOUT, {"checkpoint_every": 2, "epochs": 2}
+def test_so_it_is_for_every_method_and_for_mixtures(tmp_path: Path) -> None:
+    recipes: dict[str, Any] = {
+        **{name: small(name) for name in methods() if name not in METHODS},
+        "lora and parallel": [small("lora", sites=("attn.*",)), small("parallel")],
+        "prompt, prefix and series": [small("prompt"), small("prefix"), small("series")],
+        "nothing in the first block": small("lora", layers="last:1"),
+        "before the first block": small("series", sites=("embed",)),
+    }
+    course = {"count": 19, "held_out": 7, "epochs": 1}
+
+    def trained(name: str, way: str) -> dict[str, Any]:
+        model, settings = tiny_model("llama").double(), WAYS[way] if way else {}
+        state = tiny_training(tmp_path / (name + way), recipe=recipes[name], model=model, **course, **settings)[1]
+        return {key: value.numpy() for key, value in state.items()}
+
+    alone = {name: trained(name, "") for name in recipes}
+    both = team_of(lambda _rank: {(name, way): trained(name, way) for name in recipes for way in ("ddp", "fsdp")})
+    for (name, way), state in both[0].items():
+        _close(tmp_path / (name + way), tmp_path / name)
+        for key, value in state.items():
+            assert (value == both[1][name, way][key]).all()
+            assert value == pytest.approx(alone[name][key], abs=1e-6), (name, way, key)
+
+
+@pytest.mark.parametrize("name", ["lora", "series", "parallel"])
+def test_killed_it_goes_on_in_another_number_of_processes(tmp_path: Path, name: str) -> None:
+    recipe, options = small(name), {"checkpoint_every": 2, "epochs": 2}
     _, whole = tiny_training(tmp_path / "whole", recipe=recipe, **options)
 
     def killed(rank: int) -> None:
@@ -211,6 +247,150 @@ def test_a_signal_to_one_stops_all_after_the_same_step_with_one_checkpoint(tmp_p
     assert [path.name for path in (tmp_path / "cut/checkpoints").iterdir()] == ["step-2"]
     tiny_training(tmp_path / "cut", recipe=NO_DROPOUT)
     _close(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny_place(tmp_path_factory.mktemp("distributed"), 40, 20)
+    (folder / "tiny.yaml").write_text(
+        "model: {source: model}\nadapter: {rank: 2, dropout: 0.1}\ndata: {train: train.jsonl, validation: 8}\n"
+        "train: {batch_size: 4, epochs: 8, learning_rate: 0.01}\n"
+        "evaluate: {data: test.jsonl, size: null, max_new_tokens: 60, batch_size: 1}\n"
+    )
+    return folder
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _to_go_on(said: list[str]) -> tuple[str, list[str]]:
+    """What the leader says at its end, the others being silent: what happened, and what is to be typed."""
+    what, _, typed = said[0].splitlines()[-1].partition("; to go on: llm-adapters ")
+    assert said[1] == ""
+    assert typed.endswith(", behind the launcher")
+    return what, shlex.split(typed.removesuffix(", behind the launcher"))
+
+
+def _equal(folder: Path, to: Path) -> None:
+    one, other = ((run / "adapter/adapter.safetensors").read_bytes() for run in (folder, to))
+    assert one == other
+    assert metrics(folder) == metrics(to)
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_signals_cost_no_bit_and_the_leader_says_what_to_type(place: Path, way: str) -> None:
+    whole, cut = place / f"whole-{way}", place / f"cut-{way}"
+    arguments = ["train", "tiny.yaml", "--set", f"train.distributed={way}", "--out"]
+    codes, _, errors = commanded(place, [*arguments, whole.name])
+    assert codes == [0, 0], errors
+
+    typed, stops = [*arguments, cut.name], [0]
+    both, term = (0, 1), signal.SIGTERM  # launchers hand a signal on to all
+    for to, number in ((both, term), ((0,), term), ((1,), term), (both, signal.SIGINT)):
+        written = _lines(cut / "metrics.jsonl") + 4
+        codes, _, errors = commanded(
+            place, typed, until=lambda rows=written: _lines(cut / "metrics.jsonl") >= rows, to=to, number=number
+        )
+        assert codes == [0, 0], errors
+        what, typed = _to_go_on(errors)
+        stopped = re.fullmatch(r"stopped after step (\d+) of 64", what)
+        assert stopped, what
+        stops.append(int(stopped[1]))
+        assert max(row["step"] for row in metrics(cut)) == stops[-1] > stops[-2]
+        assert (cut / f"checkpoints/step-{stops[-1]}").is_dir()
+
+    codes, _, errors = commanded(place, typed)
+    assert codes == [0, 0], errors
+    assert json.loads((cut / "manifest.json").read_text())["training"]["resumed"] == stops[1:]
+    _equal(cut, whole)
+
+
+def test_a_signal_while_the_leader_evaluates_reaches_those_that_wait(place: Path) -> None:
+    whole, cut = place / "whole", place / "cut"
+    arguments = ["run", "tiny.yaml", "--set", "train.epochs=1", "--out"]
+    codes, _, errors = commanded(place, [*arguments, whole.name])
+    assert codes == [0, 0], errors
+
+    typed, answers, rows = [*arguments, cut.name], cut / "eval/test.jsonl", _lines(whole / "eval/test.jsonl") // 2
+    # Before training all are signalled, then one that waits; after it all again.
+    for at, to in ((1, (0, 1)), (2, (1,)), (rows + 1, (0, 1))):
+        written = max(at, _lines(answers) + 1)
+        codes, _, errors = commanded(place, typed, until=lambda lines=written: _lines(answers) >= lines, to=to)
+        assert codes == [0, 0], errors
+        what, typed = _to_go_on(errors)
+        assert re.fullmatch(r"stopped( after step \d+ of 8)?", what)
+
+    codes, _, errors = commanded(place, typed)
+    assert codes == [0, 0], errors
+    assert (cut / "eval/summary.json").read_text() == (whole / "eval/summary.json").read_text()
+    _equal(cut, whole)
+
+
+@pytest.mark.slow
+def test_torchrun_hands_sigterm_on(place: Path) -> None:
+    source, arguments = str(Path(la.__file__).parents[1]), ["train", "tiny.yaml", "--out"]
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
+         "-m", "llm_adapters", *arguments, "launched"],
+        cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": source}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while _lines(place / "launched/metrics.jsonl") < 5:
+        assert launcher.poll() is None
+        time.sleep(0.002)
+    launcher.send_signal(signal.SIGTERM)
+    said = launcher.communicate()[1]
+    assert launcher.returncode == 1  # its own, with a traceback
+    step = re.findall(r"stopped after step (\d+) of 64; to go on: llm-adapters train tiny.yaml --out launched,", said)
+    assert len(step) == 1, said
+    assert (place / f"launched/checkpoints/step-{step[0]}").is_dir()
+    for out in ("launched", "whole-launched"):
+        codes, _, errors = commanded(place, [*arguments, out])
+        assert codes == [0, 0], errors
+    _equal(place / "launched", place / "whole-launched")
+
+
+def test_whoever_leaves_between_two_copies_of_the_base_is_heard(tmp_path: Path) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("by hand")
+
+    def stopping(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def work(rank: int) -> list[str]:
+        said = []
+        for who in (0, 1):
+            for leaving in (failing, stopping):
+                with pytest.MonkeyPatch.context() as patch, Stop() as stop:
+                    if rank == who:
+                        patch.setattr(sharding, "fully_shard", leaving)
+                    with pytest.raises((Stopped, TrainingError, torch.OutOfMemoryError)) as caught:
+                        tiny_training(tmp_path / f"{leaving.__name__}-{who}", distributed="fsdp", stop=stop)
+                said.append(str(caught.value))
+        return said
+
+    first, second = team_of(work)
+    assert first == ["by hand", "stopped", "process 1: OutOfMemoryError: by hand", "stopped"]
+    assert second == ["OutOfMemoryError: by hand", "stopped", "by hand", "stopped"]
+
+
+def test_a_lack_of_memory_while_gradients_are_summed_ends_all_and_is_said(tmp_path: Path) -> None:
+    def work(rank: int) -> None:
+        def failing(*_: Any, **__: Any) -> None:
+            raise torch.OutOfMemoryError("by hand")
+
+        with pytest.MonkeyPatch.context() as patch:
+            if rank == 1:
+                patch.setattr(torch.distributed, "all_reduce", failing)
+            try:
+                tiny_training(tmp_path / "oom")
+            except UserError as failure:
+                (tmp_path / f"said-{rank}").write_text(f"{failure.told} {failure}")
+                raise
+
+    assert ended(started(work)) == [1, 1]
+    assert (tmp_path / "said-1").read_text().startswith("False out of memory in the optimiser's step 1")
+    assert "another process of this training has ended" in (tmp_path / "said-0").read_text()
 
 
 def _waiting(*, failing: bool) -> None:

@@ -132,6 +132,18 @@ def test_a_head_that_is_trained_is_left_to_the_model() -> None:
     assert find_head(model, find_sites(model)) is None
 
 
+def test_a_model_that_changes_what_its_decoder_is_given_keeps_its_head() -> None:
+    """What the decoder gives alone is then not what it gives inside the model."""
+
+    class Louder(type(tiny_model("llama"))):  # type: ignore[misc]
+        def forward(self, input_ids: torch.Tensor, **options: Any) -> Any:
+            return super().forward(inputs_embeds=3 * self.get_input_embeddings()(input_ids), **options)
+
+    model = tiny_model("llama").requires_grad_(False)
+    model.__class__ = Louder
+    assert find_head(model, find_sites(model)) is None
+
+
 def test_a_second_backward_pass_through_parts_is_refused() -> None:
     model = tiny_model("llama").requires_grad_(False)
     head = find_head(model, find_sites(model))

@@ -34,7 +34,8 @@ def find_head(model: Any, sites: SiteMap) -> Head | None:
     """The head of a model, or None if its logits are anything but ``layer(last_hidden_state)`` (soft-capping, scales).
 
     It is tried: two tokens go through the model, and what the layer takes and gives must be, not equal, but the very
-    tensors that the decoder gave and the model gives. So it holds on the meta device too.
+    tensors that the decoder gave and the model gives. So it holds on the meta device too. And the decoder must give the
+    same when it is called by itself, as far as there are numbers.
     """
     layer, decoder = model.get_output_embeddings(), sites.decoder
     if layer is None or not is_linear(layer) or any(each.requires_grad for each in layer.parameters()):
@@ -49,9 +50,13 @@ def find_head(model: Any, sites: SiteMap) -> Head | None:
     model.eval()
     try:
         with torch.no_grad(), WithoutNumbers():
-            logits = model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False).logits
-        states, taken, given = seen
-        plain = given is logits and _one_storage(states.last_hidden_state, taken) and taken.dim() == 3
+            ids = torch.arange(2, device=device)[None]
+            logits = model(input_ids=ids, use_cache=False).logits
+            states, taken, given = seen
+            plain = given is logits and _one_storage(states.last_hidden_state, taken) and taken.dim() == 3
+            if plain and device.type != "meta":
+                again = decoder(input_ids=ids, use_cache=False).last_hidden_state
+                plain = torch.allclose(again, states.last_hidden_state, rtol=1e-2, atol=1e-2)
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
         return None
     finally:

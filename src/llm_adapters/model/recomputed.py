@@ -61,6 +61,8 @@ def recomputed(function: Callable[..., Tensor], *given: Any) -> Tensor:
         given: what it takes, and holds for its own backward pass anyway.
     """
     out = function(*given)
+    if torch.compiler.is_compiling():  # which cannot look at a context, and decides by itself what it computes again
+        return out
     if _on.get() and torch.is_grad_enabled():
         setattr(out, _NAME, Recomputed(function, given, out))
     return out
@@ -81,11 +83,17 @@ def _pack(tensor: Tensor) -> tuple[Any, Any]:
     """The tensor and its version, or how it is computed again and its shape."""
     whole = tensor._base if tensor._base is not None else tensor
     found = getattr(whole, _NAME, None)
-    if found is None or not found.stands_for(whole) or tensor.numel() != whole.numel() or not tensor.is_contiguous():
+    if found is None or not found.stands_for(whole) or not _as_stored(tensor, whole):
         # Detached, or what a node saves of its own output would hold the node for ever.
         return tensor.detach(), tensor._version
     found.saved()
     return found, tensor.shape
+
+
+def _as_stored(tensor: Tensor, whole: Tensor) -> bool:
+    """Whether ``tensor`` is all of ``whole``, place by place in the same order."""
+    same = tensor.numel() == whole.numel() and tensor.dtype == whole.dtype
+    return same and tensor.is_contiguous() and whole.is_contiguous()
 
 
 def _unpack(packed: tuple[Any, Any]) -> Any:

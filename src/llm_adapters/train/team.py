@@ -7,6 +7,8 @@ where the others meet next, and none waits for it. Numbers (gradients, parameter
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,7 +114,8 @@ class Team:
             kind = next((k for k in (Stopped, UserError) if isinstance(failure, k)), Exception)
             text = f"{type(failure).__name__}: {failure}" if kind is Exception else str(failure)
             try:
-                self._meet(_Last(kind, text))
+                with _signals_kept():  # this is an end already
+                    self._meet(_Last(kind, text))
                 self._told = True
             except RuntimeError:
                 pass  # they are gone
@@ -121,7 +124,7 @@ class Team:
 
     @contextmanager
     def entangled(self) -> Iterator[None]:
-        """Inside, processes wait for each other's parameters: one that fails here cannot tell, it can only end."""
+        """Inside, processes wait for each other's numbers: one that fails here cannot tell, it can only end."""
         try:
             yield
         except BaseException as failure:
@@ -146,7 +149,8 @@ class Team:
         if self.size == 1:
             return [value]
         try:
-            values = self._meet(value)
+            with _signals_kept() as kept:
+                values = self._meet(value)
         except RuntimeError as failure:
             self._over = self._told = True
             raise TrainingError(_ENDED) from failure
@@ -156,6 +160,7 @@ class Team:
                 if last.kind in (Dismissed, Stopped):
                     raise last.kind(last.text)
                 raise TrainingError(last.text if rank == _LEADER else f"process {rank}: {last.text}")
+        _deliver(kept)
         return values
 
     def any(self, mine: bool) -> bool:
@@ -185,12 +190,14 @@ class Team:
         """Overwrite tensors, wherever they are, with those of the leader."""
         if self.size == 1:
             return
+        self.gather(None)  # whoever failed or was stopped on the way says so here
         device = self.device()
-        with torch.no_grad():
+        with self.entangled(), torch.no_grad(), _signals_kept() as kept:
             for tensor in tensors:
                 sent = tensor.detach().to(device).contiguous()
                 dist.broadcast(sent, _LEADER)
                 tensor.copy_(sent)
+        _deliver(kept)
 
     @staticmethod
     def device() -> torch.device:
@@ -202,17 +209,43 @@ class Team:
         """Sum the gradients of all processes, in one piece; a parameter without any on all of them stays so."""
         if self.size == 1:
             return
-        there = [[float(p.grad is not None)] for p in parameters]
-        dtype = torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32
-        device = self.device()
-        parts = [torch.zeros(p.numel(), dtype=dtype, device=device) if p.grad is None
-                 else p.grad.flatten().to(device, dtype) for p in parameters]  # fmt: skip
-        flat = torch.cat([*parts, torch.tensor(there, dtype=dtype, device=device).flatten()])
-        del parts
-        dist.all_reduce(flat)
-        *sums, counts = flat.split([*(p.numel() for p in parameters), len(parameters)])
-        for parameter, total, count in zip(parameters, sums, counts.tolist(), strict=True):
-            parameter.grad = total.view_as(parameter).to(parameter) if count else None
+        with self.entangled():
+            there = [[float(p.grad is not None)] for p in parameters]
+            dtype = torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32
+            device = self.device()
+            parts = [torch.zeros(p.numel(), dtype=dtype, device=device) if p.grad is None
+                     else p.grad.flatten().to(device, dtype) for p in parameters]  # fmt: skip
+            flat = torch.cat([*parts, torch.tensor(there, dtype=dtype, device=device).flatten()])
+            del parts
+            dist.all_reduce(flat)
+            *sums, counts = flat.split([*(p.numel() for p in parameters), len(parameters)])
+            for parameter, total, count in zip(parameters, sums, counts.tolist(), strict=True):
+                parameter.grad = total.view_as(parameter).to(parameter) if count else None
+
+
+@contextmanager
+def _signals_kept() -> Iterator[list[int]]:
+    """Signals that come inside are kept, by number: Python would handle them between two collectives of one exchange.
+
+    Whoever left there would leave the others with half a message, and whoever was killed there (SIGTERM, where nobody
+    handles it) with none.
+    """
+    kept: list[int] = []
+    in_main = threading.current_thread() is threading.main_thread()
+    heard = [
+        n for n in (signal.SIGTERM, signal.SIGINT) if in_main and signal.getsignal(n) not in (signal.SIG_IGN, None)
+    ]
+    before = {number: signal.signal(number, lambda number, _frame: kept.append(number)) for number in heard}
+    try:
+        yield kept
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _deliver(kept: Sequence[int]) -> None:
+    for number in kept:
+        signal.raise_signal(number)
 
 
 def leave() -> None:

@@ -31,7 +31,7 @@ from llm_adapters.train.state import TrainingState
 from llm_adapters.train.stepper import Stepper
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
-from llm_adapters.train.trackers import Trackers, check_trackers
+from llm_adapters.train.trackers import Trackers, check_trackers, recipe_of
 from llm_adapters.train.validation import Validation
 
 WITHOUT_EFFECT = {
@@ -214,7 +214,9 @@ def prepare(
         stepper=stepper,
         state=TrainingState(adapter, stepper.optimizer, stepper.schedule, position, identity),
         checkpoints=Checkpoints(folder / "checkpoints", settings.keep_checkpoints, note),
-        trackers=Trackers(settings.trackers if team.leads else (), folder, note),
+        trackers=Trackers(
+            settings.trackers if team.leads else (), folder, note, recipe_of(settings, adapter, learning_rate, seed)
+        ),
         stop=stop or Stop(),
         note=note,
         team=team,

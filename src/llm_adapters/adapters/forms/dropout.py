@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from llm_adapters.model.recomputed import recomputed
 
-_WORDS = 1 << 16
+_VALUES = 1 << 16  # of the random bits of one place
 
 
 def dropped(x: Tensor, rate: float) -> Tensor:
@@ -21,7 +21,7 @@ def dropped(x: Tensor, rate: float) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return torch.nn.functional.dropout(x, rate) * (1 - rate)
-    return recomputed(_Dropped.apply, x, _Draw(int(torch.randint(1 << 62, ())), rate))
+    return recomputed(_Dropped.apply, x, _Draw(int(torch.randint(1 << 62, (), device="cpu")), rate))
 
 
 class _Draw:
@@ -50,9 +50,12 @@ class _Draw:
             generator = torch.Generator(like.device).manual_seed(self.seed)
             return torch.rand(like.shape, generator=generator, device=like.device) >= self.rate
         # Sixteen random bits a place: torch's own draws on a CPU cost ten times as much, more than the adapter.
-        words = np.random.SFC64(self.seed).random_raw(-(-like.numel() // 4)).view(np.uint16)[: like.numel()]
-        # Products with bytes are three times as fast as with truth values.
-        return torch.from_numpy((words >= round(self.rate * _WORDS)).view(np.uint8)).view(like.shape)
+        try:
+            words = np.random.SFC64(self.seed).random_raw(-(-like.numel() // 4)).view(np.uint16)[: like.numel()]
+            # Products with bytes are three times as fast as with truth values.
+            return torch.from_numpy((words >= round(self.rate * _VALUES)).view(np.uint8)).view(like.shape)
+        except MemoryError as failure:  # NumPy's word for what all others know by torch's
+            raise torch.OutOfMemoryError("out of memory for a mask of dropout") from failure
 
 
 class _Dropped(torch.autograd.Function):
