@@ -5,6 +5,7 @@ mixture, real lengths, drawn at random), starts from the same adapter weights an
 
     ours      this engine: packed micro-batches
     whole     with --quantization: this engine on the base as it is
+    compiled  with --compile: this engine with ``train.compile``
     trainer   LoRA: peft under transformers.Trainer; series and parallel: the ``adapters`` library under its trainer, if
               --adapters-python names an interpreter that has it
 
@@ -13,7 +14,7 @@ ratios, the largest relative difference of a step's loss (LoRA without dropout),
 operations a token at the matrix rate measured in the same process, before and after.
 
     LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py [--method lora] [--steps 6] [--micro-batch 4] [--rounds 3]
-        [--dropout 0.05] [--train-on all]
+        [--dropout 0.05] [--train-on all] [--compile]
 
 The base is the bundled model. On a GPU, one of LLaMA-7B's shape with random weights, and how much longer it takes in 4
 bits:
@@ -69,7 +70,9 @@ def main() -> None:
         plan = Path(folder) / "plan.json"
         plan.write_text(json.dumps(planned(options, Path(folder) / "base")))
         sides = {"ours": sys.executable}
-        if options.quantization:
+        if options.compile:
+            sides["compiled"] = sys.executable
+        elif options.quantization:
             sides["whole"] = sys.executable
         elif options.method == "lora":
             sides["trainer"] = sys.executable
@@ -93,8 +96,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shape", choices=list(SHAPES))
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--quantization")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--adapters-python")
-    parser.add_argument("--worker", choices=["ours", "whole", "trainer"])
+    parser.add_argument("--worker", choices=["ours", "whole", "compiled", "trainer"])
     parser.add_argument("--plan", type=Path)
     return parser.parse_args()
 
@@ -168,7 +172,9 @@ def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     losses, seconds = (
-        trainer(plan) if side == "trainer" else ours(plan, plan["quantization"] if side == "ours" else None)
+        trainer(plan)
+        if side == "trainer"
+        else ours(plan, plan["quantization"] if side == "ours" else None, compiled=side == "compiled")
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
@@ -177,7 +183,7 @@ def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
     return {"losses": losses, "seconds": seconds, "peak": peak, "rate": rate}
 
 
-def ours(plan: dict[str, Any], quantization: str | None = None) -> tuple[list[float], float]:
+def ours(plan: dict[str, Any], quantization: str | None = None, *, compiled: bool) -> tuple[list[float], float]:
     import llm_adapters as la
     from llm_adapters.config.schema import TrainSection
     from llm_adapters.data.encoding import Encoded
@@ -194,11 +200,12 @@ def ours(plan: dict[str, Any], quantization: str | None = None) -> tuple[list[fl
     adapter = la.attach(model, la.method(plan["method"], **sizes.get(plan["method"], {})), "a")
     if plan["method"] == "lora":
         same_start(adapter.named_parameters(), "A", "B")
-    settings = TrainSection(batch_size=BATCH, warmup=0, schedule="constant")
+    settings = TrainSection(batch_size=BATCH, warmup=0, schedule="constant", compile=compiled)
     stepper = Stepper(
         model, adapter, settings, learning_rate=RATE, steps=len(plan["batches"]), pad_id=tokenizer.pad_token_id,
         note=print, team=Team(),
     )  # fmt: skip
+    stepper.open()
     stepper.share_beginnings()
     model.train()
     losses, start = [], 0.0

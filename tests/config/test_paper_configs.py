@@ -81,6 +81,8 @@ def test_the_recipes_are_those_of_the_repository() -> None:
         assert data.train == ("math10k" if "-math" in path.stem else "commonsense170k"), path
         assert config.name == path.stem
         assert train.weight_decay == 0.0, path
+        judged = {"prefix-math": (120, 10), "series-math-llama": (120, 80)}
+        assert (data.validation, train.validate_every) == judged.get(path.stem, (None, None)), path
         (recipe,) = config.adapter
         sizes = SIZES[type(recipe).__name__]
         assert {key: getattr(recipe, key) for key in sizes} == sizes, path
