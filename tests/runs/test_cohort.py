@@ -1,6 +1,7 @@
 """Cohorts of runs: the folders of runs by themselves, from one base."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -161,6 +162,20 @@ def test_complete_runs_are_left_alone_and_the_others_finished(place: Path, whole
     assert same(checkpoints(again["lora"]), checkpoints(whole["lora"]))
     with pytest.raises(OutputError, match="holds a complete run"):
         _cohort(place, "left", _configs(place, "train.warmup=3"))
+
+
+def test_progress_tells_the_losses_and_the_tokens_of_all_a_second(place: Path) -> None:
+    said: list[str] = []
+
+    class Listening(Watching):
+        def advance(self, amount: int, note: str = "") -> None:
+            said.append(note)
+            super().advance(amount, note)
+
+    _cohort(place, "told", watching=Listening())
+    trained = [match for match in (re.fullmatch(r"losses .* to .*, (\d+) tokens/s", note) for note in said) if match]
+    assert len(trained) == sum(len(_losses(place / "told" / name)) for name in MEMBERS)
+    assert all(int(match[1]) > 0 for match in trained)
 
 
 def test_one_that_fails_leaves_its_error_and_the_others_are_complete(place: Path, whole: dict[str, Path]) -> None:

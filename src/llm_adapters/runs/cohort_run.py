@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from llm_adapters.runs.folder import write_whole
 from llm_adapters.runs.names import MANIFEST, TRAINING
 from llm_adapters.runs.run import ADAPTER, Observer, encode, forgetting, in_words, result_in_words
 from llm_adapters.runs.run_plan import RunPlan
-from llm_adapters.train import Member, Metrics, Stop, TrainResult, total_steps, train_cohort
+from llm_adapters.train import Member, Metrics, RecentRate, Stop, TrainResult, total_steps, train_cohort
 
 
 @dataclass(frozen=True)
@@ -170,13 +171,17 @@ class CohortRun:
         """Train what has not ended; gives by folder why runs failed."""
         steps = max(total_steps(len(member.examples), member.settings) for member in members)
         self.observer.begin(f"training {len(members)} adapters at once", steps)
-        done, last = 0, dict[int, float]()
+        done, last = 0, dict[int, Metrics]()
+        recent: dict[int, RecentRate] = defaultdict(RecentRate)
+        rates: dict[int, float] = {}
 
         def on_step(member: int, row: Metrics) -> None:
             nonlocal done
-            last[member] = row["loss"]
-            low, high = min(last.values()), max(last.values())
-            self.observer.advance(int(row["step"]) - done, f"losses {low:.3f} to {high:.3f}")
+            last[member], rates[member] = row, recent[member].after(row)
+            there = [who for who, its in last.items() if its["step"] >= row["step"] - 1]  # the others have left
+            low, high = (pick(last[who]["loss"] for who in there) for pick in (min, max))
+            rate = sum(rates[who] for who in there)
+            self.observer.advance(int(row["step"]) - done, f"losses {low:.3f} to {high:.3f}, {rate:.0f} tokens/s")
             done = int(row["step"])
 
         def on_end(member: int, result: TrainResult) -> None:
