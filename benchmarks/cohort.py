@@ -3,13 +3,13 @@
 Two LoRA ranks, series, parallel, prefix, prompt, and one LoRA at two learning rates, each with its own seed and order,
 on the bundled model and generated word problems. Every run by itself, and the cohort, is a process of its own, as
 ``llm-adapters train`` and ``llm-adapters cohort --train-only`` are; the cohort comes between the fourth and the fifth.
-A forward pass holds --rows rows on either side: of one run, or of all eight together.
+A forward pass of a run alone holds --micro-batch rows, one of the cohort --rows, of all eight together.
 
 Prints the largest relative difference of a step's loss, peak memory of the cohort over that of the runs alone (the
 largest and the median), and its time over the sum of theirs: of training alone, and of whole processes, which import
 and load; wall time and processor time, of which the second hardly minds what else runs on the machine.
 
-    python benchmarks/cohort.py [--steps 4] [--batch-size 8] [--rows 8] [--threads 2]
+    python benchmarks/cohort.py [--steps 4] [--batch-size 8] [--micro-batch 8] [--rows 8] [--model FOLDER] [--threads 2]
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--micro-batch", type=int, default=8)
     parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -70,8 +72,8 @@ def work(names: Sequence[str], options: argparse.Namespace) -> None:
     configs = [
         read_config(None, [
             f"name={name}", f"seed={list(MEMBERS).index(name)}", f"data.size={options.steps * options.batch_size}",
-            f"train.batch_size={options.batch_size}", f"train.micro_batch={options.rows}", "train.epochs=1",
-            "train.warmup=1", *MEMBERS[name],
+            f"train.batch_size={options.batch_size}", f"train.micro_batch={options.micro_batch}", "train.epochs=1",
+            "train.warmup=1", f"model.source={options.model}", *MEMBERS[name],
         ])
         for name in names
     ]  # fmt: skip
@@ -89,7 +91,8 @@ def measured(names: Sequence[str], folder: Path, options: argparse.Namespace) ->
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
         [sys.executable, __file__, "--worker", *names, "--folder", str(folder), "--steps", str(options.steps),
-         "--batch-size", str(options.batch_size), "--rows", str(options.rows), "--threads", str(options.threads)],
+         "--batch-size", str(options.batch_size), "--micro-batch", str(options.micro_batch),
+         "--rows", str(options.rows), "--model", options.model, "--threads", str(options.threads)],
         check=True,
     )  # fmt: skip
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -104,8 +107,8 @@ def measured(names: Sequence[str], folder: Path, options: argparse.Namespace) ->
 
 def report(folder: Path, alone: Sequence[dict[str, Any]], cohort: dict[str, Any], options: argparse.Namespace) -> None:
     print(
-        f"{len(MEMBERS)} adapters, {options.steps} steps of {options.batch_size} rows each, {options.rows} rows in a "
-        f"forward pass, {options.threads} threads"
+        f"{len(MEMBERS)} adapters, {options.steps} steps of {options.batch_size} rows each, {options.micro_batch} in a "
+        f"forward pass alone, {options.rows} in the cohort, {options.threads} threads"
     )
     worst = 0.0
     for name, own in zip(MEMBERS, alone, strict=True):

@@ -15,15 +15,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import llm_adapters as la
 from llm_adapters.errors import UserError
-from llm_adapters.model.quantised_linears import keep_layout, weight_bytes
-from llm_adapters.model.quantization import KINDS, quantization_config
+from llm_adapters.model.quantised_linears import weight_bytes
+from llm_adapters.model.quantization import KINDS
+from random_base import random_base
 
 WHOLE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SEVEN_B = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
 BATCH, TOKENS, RANK = 4, 128, 16
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -83,21 +82,8 @@ def base(kind: str) -> Any:
     """The bundled model, or a random one of 7B parameters, whole or quantised."""
     if not CUDA:
         return la.load_model(dtype=WHOLE.get(kind, torch.float32), quantization="none" if kind in WHOLE else kind)[0]
-    dtype = WHOLE.get(kind, torch.bfloat16)
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        shapes = {key: value.shape for key, value in LlamaForCausalLM(SEVEN_B).state_dict().items()}
-    state = {
-        key: torch.ones(shape, dtype=dtype) if len(shape) == 1 else torch.randn(shape, dtype=dtype) * 0.02
-        for key, shape in shapes.items()
-    }
-    more = {} if kind in WHOLE else {"quantization_config": quantization_config(kind, dtype, DEVICE)}
-    model = LlamaForCausalLM.from_pretrained(
-        None, config=SEVEN_B, state_dict=state, dtype=dtype, device_map={"": DEVICE}, **more
-    )
-    for module in model.modules():
-        keep_layout(module)
-    return model
+    dtype = str(WHOLE.get(kind, torch.bfloat16)).removeprefix("torch.")
+    return random_base("llama-7b", dtype, quantization=None if kind in WHOLE else kind)
 
 
 def rows(vocabulary: int) -> torch.Tensor:

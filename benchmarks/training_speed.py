@@ -16,10 +16,12 @@ operations a token at the matrix rate measured in the same process, before and a
     LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py [--method lora] [--steps 6] [--micro-batch 4] [--rounds 3]
         [--dropout 0.05] [--train-on all] [--compile]
 
-The base is the bundled model. On a GPU, one of LLaMA-7B's shape with random weights, and how much longer it takes in 4
-bits:
+The base is the bundled model. On a GPU, one of LLaMA-7B's shape with random weights; Liger's kernels, where they are
+installed, are in ``ours`` there, and under the trainer in a side of their own (``liger``). A machine without the data
+is given the examples in a file that --save-examples wrote on one that has it:
 
-    LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py --shape llama-7b --dtype bfloat16 --micro-batch 16
+    LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py --steps 25 --save-examples FILE
+    python benchmarks/training_speed.py --shape llama-7b --dtype bfloat16 --micro-batch 16 --examples FILE
         [--quantization bnb-nf4]
 """
 
@@ -35,30 +37,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from random_base import SHAPES, random_base
+
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, ALPHA, RATE, BOTTLENECK = 32, 64, 3e-4, 256
 BATCH = 16
-SHAPES = {
-    "llama-7b": {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-    },
-    "llama-tiny": {
-        "vocab_size": 512,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    },
-}
 
 
 def main() -> None:
@@ -66,23 +55,33 @@ def main() -> None:
     if options.worker:
         print(json.dumps(work(options.worker, json.loads(options.plan.read_text()))))
         return
+    if options.save_examples:
+        options.save_examples.write_text(json.dumps(examples(options)))
+        return
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / "plan.json"
         plan.write_text(json.dumps(planned(options, Path(folder) / "base")))
-        sides = {"ours": sys.executable}
-        if options.compile:
-            sides["compiled"] = sys.executable
-        elif options.quantization:
-            sides["whole"] = sys.executable
-        elif options.method == "lora":
-            sides["trainer"] = sys.executable
-        elif options.adapters_python:
-            sides["trainer"] = options.adapters_python
-        runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+        runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides(options)}
         for _ in range(options.rounds):
-            for side, python in sides.items():
+            for side, python in sides(options).items():
                 runs[side].append(started(python, side, plan))
         report(options, runs, json.loads(plan.read_text()))
+
+
+def sides(options: argparse.Namespace) -> dict[str, str]:
+    """What is compared, and the Python that runs each."""
+    found = {"ours": sys.executable}
+    if options.compile:
+        return {**found, "compiled": sys.executable}
+    if options.quantization:
+        found["whole"] = sys.executable
+    if options.method == "lora":
+        found["trainer"] = sys.executable
+        if torch.cuda.is_available() and find_spec("liger_kernel"):
+            found["liger"] = sys.executable
+    elif options.adapters_python:
+        found["trainer"] = options.adapters_python
+    return found
 
 
 def arguments() -> argparse.Namespace:
@@ -98,28 +97,22 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quantization")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--adapters-python")
-    parser.add_argument("--worker", choices=["ours", "whole", "compiled", "trainer"])
+    parser.add_argument("--examples", type=Path)
+    parser.add_argument("--save-examples", type=Path)
+    parser.add_argument("--worker", choices=["ours", "whole", "compiled", "trainer", "liger"])
     parser.add_argument("--plan", type=Path)
     return parser.parse_args()
 
 
-def planned(options: argparse.Namespace, base: Path) -> dict[str, Any]:
-    """What every side is given: the base, saved into ``base``, the encoded batches, the recipe."""
-    import llm_adapters as la
+def examples(options: argparse.Namespace) -> dict[str, Any]:
+    """The rows, encoded with the bundled tokenizer, in batches."""
     from llm_adapters.data.example import Example
     from llm_adapters.data.templates import get_template
+    from llm_adapters.model import load_tokenizer
 
     rows = json.loads((Path(os.environ["LLM_ADAPTERS_DATA"]) / "math_train.json").read_text())
     rows = random.Random(0).sample([row for row in rows if row["source"] == "gsm8k"], options.steps * BATCH)
-    model, tokenizer = la.load_model(dtype=options.dtype)
-    if options.shape:
-        model = random_model(SHAPES[options.shape], options.dtype, tokenizer)
-    model.save_pretrained(base)
-    tokenizer.save_pretrained(base)
-    written = json.loads((base / "config.json").read_text())
-    written.setdefault("rope_theta", written.get("rope_parameters", {}).get("rope_theta"))  # for transformers 4
-    (base / "config.json").write_text(json.dumps(written))
-    template = get_template("alpaca")
+    tokenizer, template = load_tokenizer(), get_template("alpaca")
     encoded = [
         template.encode(
             tokenizer,
@@ -129,32 +122,42 @@ def planned(options: argparse.Namespace, base: Path) -> dict[str, Any]:
         )
         for row in rows
     ]
-    most = model.config.vocab_size  # of a random model: any ids will do
-    examples = [
-        {"input_ids": [i % most for i in e.input_ids], "labels": [i % most if i >= 0 else i for i in e.labels]}
-        for e in encoded
-    ]
+    found = [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded]
+    return {"pad": tokenizer.pad_token_id, "batches": [found[i : i + BATCH] for i in range(0, len(found), BATCH)]}
+
+
+def planned(options: argparse.Namespace, base: Path) -> dict[str, Any]:
+    """What every side is given: the base, saved into ``base`` unless it is random, the batches, the recipe."""
+    given = json.loads(options.examples.read_text()) if options.examples else examples(options)
+    if options.shape:  # a random model: any ids will do
+        most = SHAPES[options.shape]["vocab_size"]
+        given["pad"] %= most
+        for row in (row for batch in given["batches"] for row in batch):
+            row["input_ids"] = [i % most for i in row["input_ids"]]
+            row["labels"] = [i % most if i >= 0 else i for i in row["labels"]]
     return {
+        **given,
         "method": options.method,
         "dropout": options.dropout,
         "quantization": options.quantization,
-        "product": [model.config.hidden_size, model.config.intermediate_size],
         "micro_batch": options.micro_batch,
-        "base": str(base),
-        "pad": tokenizer.pad_token_id % most,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "batches": [examples[i : i + BATCH] for i in range(0, len(examples), BATCH)],
+        "warm": 1 if options.shape is None else min(5, len(given["batches"]) - 1),  # steps that are not timed
+        "dtype": options.dtype,
+        "shape": options.shape,
+        "base": None if options.shape else str(saved(base, options.dtype)),
     }
 
 
-def random_model(shape: dict[str, int], dtype: str, tokenizer: Any) -> Any:
-    from transformers import AutoModelForCausalLM, LlamaConfig
+def saved(base: Path, dtype: str) -> Path:
+    """The bundled model in a folder that transformers 4 reads too."""
+    import llm_adapters as la
 
-    config = LlamaConfig(**shape, pad_token_id=tokenizer.pad_token_id % shape["vocab_size"], dtype=dtype)
-    torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    for part in la.load_model(dtype=dtype):
+        part.save_pretrained(base)
+    written = json.loads((base / "config.json").read_text())
+    written.setdefault("rope_theta", written.get("rope_parameters", {}).get("rope_theta"))
+    (base / "config.json").write_text(json.dumps(written))
+    return base
 
 
 def started(python: str, side: str, plan: Path) -> dict[str, Any]:
@@ -165,25 +168,41 @@ def started(python: str, side: str, plan: Path) -> dict[str, Any]:
 
 
 def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
-    """One side, in a process of its own. The first step is not timed."""
+    """One side, in a process of its own. The first step is not timed, nor on a GPU the first few."""
     torch.manual_seed(0)
-    before = matrix_rate(plan)
+    quantised = None if side == "whole" else plan["quantization"]
+    model = loaded(plan, quantised)
+    with torch.device("meta"):  # quantised weights are packed
+        parameters = sum(p.numel() for p in type(model)(model.config).parameters())
+    before = matrix_rate(model.config, plan["dtype"])
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    losses, seconds = (
-        trainer(plan)
-        if side == "trainer"
-        else ours(plan, plan["quantization"] if side == "ours" else None, compiled=side == "compiled")
-    )
+    if side in ("trainer", "liger"):
+        losses, seconds = trainer(model, plan, liger=side == "liger", quantised=quantised is not None)
+    else:
+        losses, seconds = ours(model, plan, compiled=side == "compiled")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
-    rate = (before + matrix_rate(plan)) / 2
-    return {"losses": losses, "seconds": seconds, "peak": peak, "rate": rate}
+    rate = (before + matrix_rate(model.config, plan["dtype"])) / 2
+    return {"losses": losses, "seconds": seconds, "peak": peak, "rate": rate, "parameters": parameters}
 
 
-def ours(plan: dict[str, Any], quantization: str | None = None, *, compiled: bool) -> tuple[list[float], float]:
+def loaded(plan: dict[str, Any], quantization: str | None) -> Any:
+    """The base, by what every side has: an interpreter with ``adapters`` has an older transformers, and not this."""
+    from transformers import AutoModelForCausalLM
+
+    if plan["shape"]:
+        return random_base(plan["shape"], plan["dtype"], pad_id=plan["pad"], quantization=quantization)
+    if quantization:
+        import llm_adapters as la
+
+        return la.load_model(plan["base"], dtype=plan["dtype"], quantization=quantization)[0]
+    return AutoModelForCausalLM.from_pretrained(plan["base"], dtype=getattr(torch, plan["dtype"]))
+
+
+def ours(model: Any, plan: dict[str, Any], *, compiled: bool) -> tuple[list[float], float]:
     import llm_adapters as la
     from llm_adapters.config.schema import TrainSection
     from llm_adapters.data.encoding import Encoded
@@ -191,7 +210,6 @@ def ours(plan: dict[str, Any], quantization: str | None = None, *, compiled: boo
     from llm_adapters.train.stepper import Stepper
     from llm_adapters.train.team import Team
 
-    model, tokenizer = la.load_model(plan["base"], dtype=plan["dtype"], quantization=quantization or "none")
     sizes = {
         "lora": {"rank": RANK, "alpha": ALPHA, "dropout": plan["dropout"]},
         "series": {"bottleneck": BOTTLENECK},
@@ -202,7 +220,7 @@ def ours(plan: dict[str, Any], quantization: str | None = None, *, compiled: boo
         same_start(adapter.named_parameters(), "A", "B")
     settings = TrainSection(batch_size=BATCH, warmup=0, schedule="constant", compile=compiled)
     stepper = Stepper(
-        model, adapter, settings, learning_rate=RATE, steps=len(plan["batches"]), pad_id=tokenizer.pad_token_id,
+        model, adapter, settings, learning_rate=RATE, steps=len(plan["batches"]), pad_id=plan["pad"],
         note=print, team=Team(),
     )  # fmt: skip
     stepper.open()
@@ -210,20 +228,21 @@ def ours(plan: dict[str, Any], quantization: str | None = None, *, compiled: boo
     model.train()
     losses, start = [], 0.0
     for step, batch in enumerate(plan["batches"]):
-        start = time.perf_counter() if step == 1 else start
+        start = time.perf_counter() if step == plan["warm"] else start
         rows = [Numbered(i, Encoded(row["input_ids"], row["labels"], truncated=False)) for i, row in enumerate(batch)]
         losses.append(stepper.step(rows, plan["micro_batch"])[0])  # reading the loss waits for the device
     return losses, time.perf_counter() - start
 
 
-def trainer(plan: dict[str, Any]) -> tuple[list[float], float]:
-    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+def trainer(model: Any, plan: dict[str, Any], *, liger: bool, quantised: bool) -> tuple[list[float], float]:
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    model = AutoModelForCausalLM.from_pretrained(plan["base"], dtype=getattr(torch, plan["dtype"]))
     base: Any = Trainer
     if plan["method"] == "lora":
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
+        if quantised:
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         model = get_peft_model(
             model,
             LoraConfig(
@@ -261,13 +280,14 @@ def trainer(plan: dict[str, Any]) -> tuple[list[float], float]:
             gradient_accumulation_steps=BATCH // plan["micro_batch"], max_steps=len(plan["batches"]),
             learning_rate=RATE, weight_decay=0.0, max_grad_norm=1.0, lr_scheduler_type="constant", logging_steps=1,
             save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
+            bf16=plan["dtype"] == "bfloat16", **({"use_liger_kernel": True} if liger else {}),
         )  # fmt: skip
         rows = [row for batch in plan["batches"] for row in batch]
         InOrder(
             model=model, args=settings, train_dataset=rows, callbacks=[Watch()],
             data_collator=lambda batch: padded(batch, plan["pad"]),
         ).train()  # fmt: skip
-    return losses, times[-1] - times[0]
+    return losses, times[-1] - times[plan["warm"] - 1]
 
 
 def padded(batch: list[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
@@ -296,13 +316,13 @@ def same_start(parameters: Any, first: str, second: str) -> None:
             assert not parameter.any()
 
 
-def matrix_rate(plan: dict[str, Any]) -> float:
+def matrix_rate(config: Any, dtype: str) -> float:
     """Operations a second of the model's largest product, median of several: what slows the training slows it too."""
-    device, dtype = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, plan["dtype"])
-    rows, (width, inner) = 8192 if device == "cuda" else 1024, plan["product"]
-    a, b = torch.randn(rows, width, device=device, dtype=dtype), torch.randn(width, inner, device=device, dtype=dtype)
+    device, kind = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, dtype)
+    rows, width, inner = 8192 if device == "cuda" else 1024, config.hidden_size, config.intermediate_size
+    a, b = torch.randn(rows, width, device=device, dtype=kind), torch.randn(width, inner, device=device, dtype=kind)
     rates = []
-    for _ in range(100):
+    for _ in range(30 if device == "cuda" else 100):
         start = time.perf_counter()
         for _ in range(10):
             a @ b
@@ -313,7 +333,7 @@ def matrix_rate(plan: dict[str, Any]) -> float:
 
 
 def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], plan: dict[str, Any]) -> None:
-    tokens = sum(len(row["input_ids"]) for batch in plan["batches"][1:] for row in batch)
+    tokens = sum(len(row["input_ids"]) for batch in plan["batches"][plan["warm"] :] for row in batch)
     print(
         f"{options.method}: {len(plan['batches'])} steps of {BATCH} rows, {tokens} tokens timed, micro-batches of "
         f"{options.micro_batch}, dropout {options.dropout}, loss on {options.train_on}, {torch.get_num_threads()} "
@@ -324,7 +344,7 @@ def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], p
         speed[side] = statistics.median(tokens / result["seconds"] for result in results)
         peak[side] = statistics.median(result["peak"] for result in results)
         share = statistics.median(
-            4 * plan["parameters"] * tokens / result["seconds"] / result["rate"] for result in results
+            4 * result["parameters"] * tokens / result["seconds"] / result["rate"] for result in results
         )
         print(
             f"  {side:8} {speed[side]:7.1f} tokens/s   {peak[side] / 2**30:5.2f} GiB   share of the limit {share:.2f}"

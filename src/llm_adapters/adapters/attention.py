@@ -84,10 +84,13 @@ class AttentionHook:
         inner, queries, mask = named.get(self.cache_name), hidden.shape[1], named.get("attention_mask")
         # Without a mask the model counts on causal attention over what the cache has been given.
         length = None if mask is not None else queries + (0 if inner is None else int(inner.get_seq_length(self.layer)))
-        if prefix.seen is None:
-            named["attention_mask"] = self._mask(mask, prefix, length, queries, hidden.device)
+        documents: Documents | None = named.get("documents")
+        if prefix.seen is not None:
+            named["virtual"] = self._seen(prefix.seen, documents)
+        elif documents is not None and mask is None and prefix.visible is None:  # packed: all see all virtual tokens
+            named["virtual"] = [[(0, prefix.keys.shape[2])] * len(row) for row in documents]
         else:
-            named["virtual"] = self._seen(prefix.seen, named.get("documents"))
+            named["attention_mask"] = self._mask(mask, prefix, length, queries, hidden.device)
         if named.get("alibi") is not None:
             named["alibi"] = _longer_alibi(named["alibi"], prefix, current.batch)
         named[self.cache_name] = PrefixedCache(inner, prefix, length)

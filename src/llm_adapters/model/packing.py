@@ -1,7 +1,8 @@
 """Packing: several documents in one row, each attending to itself alone, and not a token of padding.
 
 Linear maps see one long row; attention runs over one document after the other, causal and without a mask, so it costs
-what the documents cost alone. The lengths travel with the forward pass as the keyword ``documents``.
+what the documents cost alone; on a GPU all of them go through one kernel (``packed_flash``). The lengths travel with
+the forward pass as the keyword ``documents``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from llm_adapters.model import packed_flash
 from llm_adapters.model.quantised_linears import quantised_linears
 from llm_adapters.model.recomputed import recomputed
 from llm_adapters.model.sites import SiteMap
@@ -65,6 +67,12 @@ def packed_attention(
     if documents is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     before = key.shape[2] - query.shape[2]
+    layout = None
+    if attention_mask is None and packed_flash.takes(module, query, key, value, options):
+        layout = _layout(before, documents, beginnings, virtual, query.device)
+    if layout is not None:
+        window, scale = options.get("sliding_window"), options.get("scaling")
+        return packed_flash.attention(query, key, value, layout=layout, window=window, scale=scale), None
     rows = []
     for row, lengths in enumerate(documents):
         one = slice(row, row + 1)
@@ -88,6 +96,20 @@ def packed_attention(
             found = [states[:, tokens:] for states, tokens in zip(found, shared, strict=True)]
         rows.append(found[0] if len(found) == 1 else recomputed(_joined, *found))
     return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
+
+
+def _layout(
+    before: int,
+    documents: Documents,
+    beginnings: Documents | None,
+    virtual: Sequence[Sequence[tuple[int, int]]] | None,
+    device: torch.device,
+) -> packed_flash.Layout:
+    """What one kernel for all documents needs to know."""
+    lengths = tuple(map(tuple, documents))
+    shared = tuple((0,) * len(row) for row in lengths) if beginnings is None else tuple(map(tuple, beginnings))
+    sees = tuple(((0, before),) * len(row) for row in lengths) if virtual is None else tuple(map(tuple, virtual))
+    return packed_flash.layout_of(before, lengths, shared, sees, device)
 
 
 def _joined(*documents: Tensor) -> Tensor:
@@ -202,7 +224,9 @@ def can_share(model: Any, sites: SiteMap) -> bool:
 @torch.no_grad()
 def _agrees(model: Any, decoder: Any, documents: Documents, beginnings: Documents | None = None) -> bool:
     """Whether packed documents, each behind so many first tokens of its row, get what each alone gets."""
-    device = model.get_input_embeddings().weight.device
+    weight = model.get_input_embeddings().weight
+    device = weight.device
+    packed_flash.try_on([(device, weight.dtype)])
     if device.type == "meta":  # no numbers to try it with: what the structure allows
         return True
     width = sum(documents[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -86,20 +86,28 @@ class Batches:
     def joint_tensors(self, groups: Sequence[Sequence[Encoded]], sharing: Sequence[bool]) -> dict[str, Any]:
         """Inputs and labels of several micro-batches that go through the model together, one after the other.
 
+        Labels stay on the CPU: to look on a GPU where they are would wait for all that it has to do.
+
         Args:
             groups: the examples of each.
             sharing: whether the beginning that those of a group share may stand there once.
         """
         examples = [example for group in groups for example in group]
         if not self.packed:
-            return {name: column.to(self.device) for name, column in collate(examples, self.pad_id).items()}
+            return self._placed(collate(examples, self.pad_id))
         beginnings: list[int] = []
         for group, shares in zip(groups, sharing, strict=True):
             shared = shared_beginning(group) if shares and self.can_share else 0
             beginnings += [0] + [shared] * (len(group) - 1)
         columns, documents = collate_packed([examples], [beginnings])
-        tensors: dict[str, Any] = {name: column.to(self.device) for name, column in columns.items()}
-        return {**tensors, "documents": documents, **({"beginnings": [beginnings]} if any(beginnings) else {})}
+        return {
+            **self._placed(columns),
+            "documents": documents,
+            **({"beginnings": [beginnings]} if any(beginnings) else {}),
+        }
+
+    def _placed(self, columns: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        return {name: column if name == "labels" else column.to(self.device) for name, column in columns.items()}
 
     def pieces(self, lengths: Sequence[int], size: int) -> list[list[int]]:
         """Indices of all examples in micro-batches of at most ``size``.

@@ -40,14 +40,17 @@ def token_losses(model: nn.Module, batch: Mapping[str, Any], head: Head | None =
         inputs.pop("position_ids", None)
     targets = batch["labels"][:, 1:]
     columns = (targets != IGNORED).any(0).nonzero().flatten()
+    wanted = targets[:, columns]
+    kept = wanted != IGNORED
+    columns = columns.to(inputs["input_ids"].device)
     if head is not None:
-        found = head.decoder(**inputs, use_cache=False).last_hidden_state[:, columns]
+        found = head.decoder(**inputs, use_cache=False).last_hidden_state
+        found = found[:, columns.to(found.device)]
     elif "logits_to_keep" in accepted:
         found = model(**inputs, use_cache=False, logits_to_keep=columns).logits
     else:
-        found = model(**inputs, use_cache=False).logits[:, columns]
-    wanted = targets[:, columns]
-    kept = wanted != IGNORED
+        found = model(**inputs, use_cache=False).logits
+        found = found[:, columns.to(found.device)]
     rows = found.flatten(0, 1) if bool(kept.all()) else found[kept]
     wanted = wanted[kept].to(rows.device)
     losses: Tensor = CrossEntropy.apply(rows, wanted) if head is None else HeadLoss.apply(rows, head, wanted)

@@ -246,18 +246,22 @@ class Stepper:
         pieces = [([rows[index] for index in piece], 1.0) for piece in indices]
         if self.sharded:
             pieces += [(list(filler), 0.0)] * (passes - len(pieces))
-        mean = 0.0
-        suspects: list[int] = []
+        losses = []
         for piece, weight in pieces:
             tensors = self.batches.tensors([row.example for row in piece])
             with self.passes(), self._below(piece, tensors), self.batches.in_force():
                 loss = summed_loss(self.model, tensors, self.batches.head) * weight / total
                 loss.backward()
-            value = float(loss.detach())
-            mean += value
-            if not math.isfinite(value):
-                suspects += [row.row for row in piece]
-        return mean, suspects
+            losses.append(loss.detach())
+        # Read at the end: a GPU would have nothing to do while each is waited for.
+        values = [float(loss) for loss in losses]
+        suspects = [
+            row.row
+            for value, (piece, _) in zip(values, pieces, strict=True)
+            if not math.isfinite(value)
+            for row in piece
+        ]
+        return sum(values), suspects
 
     def _below(self, piece: Sequence[Numbered], tensors: Mapping[str, Any]) -> AbstractContextManager[None]:
         """What stands in for the layers below the adapter, if that is known."""

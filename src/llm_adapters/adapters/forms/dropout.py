@@ -48,7 +48,8 @@ class _Draw:
             return torch.empty(like.shape, dtype=torch.uint8, device=like.device)
         if like.device.type != "cpu":
             generator = torch.Generator(like.device).manual_seed(self.seed)
-            return torch.rand(like.shape, generator=generator, device=like.device) >= self.rate
+            stays = torch.empty(like.shape, dtype=torch.bool, device=like.device)
+            return stays.bernoulli_(1 - self.rate, generator=generator)
         # Sixteen random bits a place: torch's own draws on a CPU cost ten times as much, more than the adapter.
         try:
             words = np.random.SFC64(self.seed).random_raw(-(-like.numel() // 4)).view(np.uint16)[: like.numel()]
