@@ -170,7 +170,7 @@ def randomise(adapter: Adapter, *, seed: int = 1, std: float = 0.2) -> Adapter:
     """Away from the initialisation, where zeros would let many a test pass for nothing."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in adapter.parameters():
-        parameter.normal_(std=std, generator=generator)
+        parameter.copy_(torch.empty_like(parameter, device="cpu").normal_(std=std, generator=generator))
     return adapter
 
 

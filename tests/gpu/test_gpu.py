@@ -177,7 +177,8 @@ def test_the_cohort_of_eight_is_eight_trainings(tmp_path: Path) -> None:
 
 def test_memory_that_runs_out_makes_the_micro_batch_smaller(tmp_path: Path) -> None:
     model = _on_gpu(hidden_size=512, intermediate_size=8192, num_hidden_layers=4)
-    rows = [Encoded([3 + i % 90 for i in range(500)], [IGNORED] * 400 + [5] * 100, truncated=False)] * 64
+    ids = [[3 + (start + i) % 90 for i in range(500)] for start in range(64)]  # no two begin alike
+    rows = [Encoded(row, [IGNORED] * 400 + row[400:], truncated=False) for row in ids]
     adapter = la.attach(model, la.method("lora", rank=4), "a")
     batches = Batches(model, pad_id=0, device=GPU)
     model.train()

@@ -6,10 +6,9 @@ mask is aligned at the end, so what a document sees besides its own tokens simpl
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -20,16 +19,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-varlen_attn: Any = None
-with suppress(ImportError):  # before torch 2.10
-    from torch.nn.attention.varlen import varlen_attn
-
 Lengths = tuple[tuple[int, ...], ...]
 Spans = tuple[tuple[tuple[int, int], ...], ...]
 
 _DTYPES = (torch.float16, torch.bfloat16)
-_PARAMETERS = inspect.signature(varlen_attn).parameters if varlen_attn is not None else {}
-_GROUPS: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in _PARAMETERS else {}
 _BEYOND = ("softcap", "s_aux", "position_bias", "cache")  # what an attention may be given, not this one
 _TRIAL = ((5, [2, 3, 4, 5, 6]), (3, [2, 3, 4, 7, 8, 9]), (4, [0, 1, 10, 11, 12, 13]))  # tokens, and what they see
 _tried: dict[tuple[torch.device, torch.dtype], bool] = {}
@@ -106,24 +99,92 @@ def layout_of(before: int, documents: Lengths, shared: Lengths, virtual: Spans, 
     )  # fmt: skip
 
 
-class _Seen(torch.autograd.Function):
-    """The columns that the documents see, of keys or values (rows, H, d); the gradient of each is summed in order."""
+def kernel(q: Tensor, k: Tensor, v: Tensor, *, layout: Layout, left: int, scale: float | None) -> tuple[Tensor, ...]:
+    """Attention (Q, H, d) of q (Q, H, d) to k and v (K, H_kv, d), and three tensors more for its backward pass.
+
+    Args:
+        left: how many tokens back one sees; -1 for all.
+    """
+    found: tuple[Tensor, ...] = torch.ops.aten._flash_attention_forward(
+        q, k, v, layout.queries, layout.keys, *layout.longest, 0.0, True, False,
+        scale=scale, window_size_left=left, window_size_right=0,
+    )  # fmt: skip
+    return found[:4]
+
+
+def kernel_backward(
+    outer: Tensor, q: Tensor, k: Tensor, v: Tensor, found: Sequence[Tensor], *, layout: Layout, left: int, scale: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v, from that of the attention and all that :func:`kernel` gave."""
+    out, sums, state, unused = found
+    with _in_fixed_order():
+        gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._flash_attention_backward(
+            outer, q, k, v, out, sums, layout.queries, layout.keys, *layout.longest, 0.0, True, state, unused,
+            scale=scale, window_size_left=left, window_size_right=0,
+        )  # fmt: skip
+    return gradients
+
+
+@contextmanager
+def _in_fixed_order() -> Iterator[None]:
+    options: Any = torch.utils.deterministic
+    before = torch.get_deterministic_debug_mode(), options.fill_uninitialized_memory
+    torch.set_deterministic_debug_mode("error")
+    options.fill_uninitialized_memory = False  # a check for others, which takes time
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        options.fill_uninitialized_memory = before[1]
+
+
+class _Attention(torch.autograd.Function):
+    """The kernel over what documents see of (columns, H_kv, d) keys and values, which is gathered again afterwards.
+
+    Every gradient is added up in a fixed order: the same numbers give the same bits.
+    """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, layout: Layout) -> Tensor:
-        assert layout.seen is not None
-        ctx.layout, ctx.shape = layout, states.shape
-        return states.index_select(0, layout.seen)
+    def forward(  # noqa: PLR0917 – autograd hands on by position
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, left: int, scale: float | None
+    ) -> Tensor:
+        found = kernel(query, _seen(key, layout), _seen(value, layout), layout=layout, left=left, scale=scale)
+        ctx.save_for_backward(query, key, value, *found)
+        ctx.layout, ctx.left, ctx.scale = layout, left, scale
+        return found[0]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
-        layout, (gradient,) = ctx.layout, outer
-        found = gradient.new_zeros(ctx.shape)
-        found.index_copy_(0, layout.columns, gradient.index_select(0, layout.own))
-        for column, width, places in layout.repeated:
-            found[column : column + width] += gradient.index_select(0, places).unflatten(0, (-1, width)).sum(0)
-        return found, None
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, *found = ctx.saved_tensors
+        layout: Layout = ctx.layout
+        of_q, of_k, of_v = kernel_backward(
+            outer[0],
+            query,
+            _seen(key, layout),
+            _seen(value, layout),
+            found,
+            layout=layout,
+            left=ctx.left,
+            scale=ctx.scale,
+        )
+        return of_q, _gathered(of_k, key, layout), _gathered(of_v, value, layout), None, None, None
+
+
+def _seen(states: Tensor, layout: Layout) -> Tensor:
+    return states if layout.seen is None else states.index_select(0, layout.seen)
+
+
+def _gathered(gradient: Tensor, states: Tensor, layout: Layout) -> Tensor:
+    """The gradient of ``states`` from that of what the documents see of them."""
+    if layout.seen is None or layout.own is None or layout.columns is None:
+        return gradient
+    found = gradient.index_select(0, layout.own)
+    if len(found) < len(states):  # there are virtual tokens
+        found = states.new_zeros(states.shape).index_copy_(0, layout.columns, found)
+    for column, width, places in layout.repeated:
+        found[column : column + width] += gradient.index_select(0, places).unflatten(0, (-1, width)).sum(0)
+    return found
 
 
 def attention(
@@ -141,13 +202,8 @@ def attention(
     Returns:
         (B, T, H, d).
     """
-    k, v = _flat(key), _flat(value)
-    if layout.seen is not None:
-        k, v = _Seen.apply(k, layout), _Seen.apply(v, layout)
-    found: Tensor = varlen_attn(
-        _flat(query), k, v, layout.queries, layout.keys, *layout.longest, scale=scale,
-        window_size=(-1 if window is None else window - 1, 0), **_GROUPS,
-    )  # fmt: skip
+    left = -1 if window is None else window - 1
+    found: Tensor = _Attention.apply(_flat(query), _flat(key), _flat(value), layout, left, scale)
     return found.unflatten(0, (query.shape[0], -1))
 
 
@@ -158,7 +214,7 @@ def _flat(states: Tensor) -> Tensor:
 
 def takes(module: Any, query: Tensor, key: Tensor, value: Tensor, options: Mapping[str, Any]) -> bool:
     """Whether :func:`attention` computes what a layer asks for without a mask; known after a trial on its device."""
-    if not _tried.get((query.device, query.dtype)) or torch.compiler.is_compiling():
+    if not _tried.get((query.device, query.dtype)):
         return False
     head = query.shape[-1]
     if not query.dtype == key.dtype == value.dtype or not head == key.shape[-1] == value.shape[-1]:
@@ -178,12 +234,7 @@ def try_on(places: Iterable[tuple[torch.device, torch.dtype]]) -> None:
     A release whose kernel does not is passed over, with a warning. It is for before a training, as Liger's trial is.
     """
     for device, dtype in places:
-        if (
-            "window_size" in _PARAMETERS
-            and device.type == "cuda"
-            and dtype in _DTYPES
-            and (device, dtype) not in _tried
-        ):
+        if device.type == "cuda" and dtype in _DTYPES and (device, dtype) not in _tried:
             with torch.enable_grad():
                 _tried[device, dtype] = _works(device, dtype)
 

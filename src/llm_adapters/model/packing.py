@@ -67,12 +67,9 @@ def packed_attention(
     if documents is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     before = key.shape[2] - query.shape[2]
-    layout = None
     if attention_mask is None and packed_flash.takes(module, query, key, value, options):
-        layout = _layout(before, documents, beginnings, virtual, query.device)
-    if layout is not None:
         window, scale = options.get("sliding_window"), options.get("scaling")
-        return packed_flash.attention(query, key, value, layout=layout, window=window, scale=scale), None
+        return _at_once(query, key, value, documents, beginnings, virtual=virtual, window=window, scale=scale), None
     rows = []
     for row, lengths in enumerate(documents):
         one = slice(row, row + 1)
@@ -98,18 +95,25 @@ def packed_attention(
     return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
 
 
-def _layout(
-    before: int,
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it would look at every length, and compile for each
+def _at_once(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     documents: Documents,
     beginnings: Documents | None,
+    *,
     virtual: Sequence[Sequence[tuple[int, int]]] | None,
-    device: torch.device,
-) -> packed_flash.Layout:
-    """What one kernel for all documents needs to know."""
+    window: int | None,
+    scale: float | None,
+) -> Tensor:
+    """:func:`packed_attention` of all documents in one call."""
+    before = key.shape[2] - query.shape[2]
     lengths = tuple(map(tuple, documents))
     shared = tuple((0,) * len(row) for row in lengths) if beginnings is None else tuple(map(tuple, beginnings))
     sees = tuple(((0, before),) * len(row) for row in lengths) if virtual is None else tuple(map(tuple, virtual))
-    return packed_flash.layout_of(before, lengths, shared, sees, device)
+    layout = packed_flash.layout_of(before, lengths, shared, sees, query.device)
+    return packed_flash.attention(query, key, value, layout=layout, window=window, scale=scale)
 
 
 def _joined(*documents: Tensor) -> Tensor:

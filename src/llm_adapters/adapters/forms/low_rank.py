@@ -39,13 +39,9 @@ class LowRank(Form):
 
     def add_to(self, out: Tensor, x: Tensor, *, fresh: bool) -> Tensor:
         x, scale = self._read(x)
-        A, B = self.A.to(x.dtype), self.B.to(x.dtype)
         if x.dtype != out.dtype or _autocast(x) or torch.compiler.is_compiling():
-            return out + F.linear(F.linear(x, A) * scale, B).to(out.dtype)
-        fresh = fresh and out.is_contiguous()
-        if not torch.is_grad_enabled():
-            return _add(out, _rows(x) @ A.t(), B, scale, fresh=fresh)
-        result: Tensor = _AddLowRank.apply(out, x, A, B, scale, fresh)
+            return out + F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype)).to(out.dtype)
+        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh and out.is_contiguous())
         return result
 
     def _read(self, x: Tensor) -> tuple[Tensor, float]:
@@ -59,24 +55,29 @@ class LowRank(Form):
 
 
 class _AddLowRank(torch.autograd.Function):
-    """``out + scale · x Aᵀ Bᵀ``, over ``out`` if it is ``fresh``.
+    """``out + scale · x Aᵀ Bᵀ``, over ``out`` if it is ``fresh``; ``A`` and ``B`` are cast to the dtype of ``x``.
 
     Autograd's own, for a product that is added in place to a view, copies the gradient of ``out`` twice, and writes
-    a dozen small steps where five products do.
+    two dozen small steps where six products do; on a GPU it is their number that costs.
     """
 
     @staticmethod
     def forward(  # noqa: PLR0917 – autograd hands on by position
         ctx: Any, out: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float, fresh: bool
     ) -> Tensor:
-        h = _rows(x) @ A.t()
+        rows, cast_A, cast_B = _rows(x), A.to(x.dtype), B.to(x.dtype)
+        h = _scaled(rows, cast_A.t(), scale)
+        _, of_x, of_A, of_B, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(
+            x if of_A else None, h if of_B else None, cast_A if of_x else None, cast_B if of_x or of_A else None
+        )
+        ctx.shape, ctx.scale, ctx.dtypes = x.shape, scale, (A.dtype, B.dtype)
         if fresh:
             ctx.mark_dirty(out)
-        _, _, of_A, of_B, *_ = ctx.needs_input_grad
-        ctx.save_for_backward(x if of_A else None, h if of_B else None, A, B)
-        ctx.shape = x.shape
-        ctx.scale = scale
-        return _add(out, h, B, scale, fresh=fresh)
+            _rows(out).addmm_(h, cast_B.t())
+            return out
+        # Not a view, so that the next form at this site may overwrite it.
+        return torch.ops.aten._unsafe_view(torch.addmm(_rows(out), h, cast_B.t()), out.shape)
 
     @staticmethod
     @once_differentiable
@@ -84,24 +85,31 @@ class _AddLowRank(torch.autograd.Function):
         x, h, A, B = ctx.saved_tensors
         of_out, of_x, of_A, of_B, *_ = ctx.needs_input_grad
         outer = _rows(gradients[0])
-        g = (outer @ B).mul_(ctx.scale)
+        g: Any = None if B is None else _scaled(outer, B, ctx.scale)
         return (
             gradients[0] if of_out else None,
             (g @ A).view(ctx.shape) if of_x else None,
-            (_rows(x).t() @ g).t() if of_A else None,  # this way round the product is half as fast again
-            (outer.t() @ h).mul_(ctx.scale) if of_B else None,
+            # This way round the product is half as fast again.
+            _product(_rows(x).t(), g, ctx.dtypes[0]).t() if of_A else None,
+            _product(outer.t(), h, ctx.dtypes[1]) if of_B else None,
             None,
             None,
         )
 
 
-def _add(out: Tensor, h: Tensor, B: Tensor, scale: float, *, fresh: bool) -> Tensor:
-    """``out + scale · h Bᵀ``, in one pass over ``out``."""
-    if fresh:
-        _rows(out).addmm_(h, B.t(), alpha=scale)
-        return out
-    # Not a view, so that the next form at this site may overwrite it.
-    return torch.ops.aten._unsafe_view(torch.addmm(_rows(out), h, B.t(), alpha=scale), out.shape)
+_WIDER = "dtype" in torch.ops.aten.mm.overloads()  # torch 2.8
+
+
+def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """``a @ b`` in another dtype: where it can be, without rounding to that of the factors first."""
+    if dtype == torch.float32 != a.dtype and a.is_cuda and _WIDER:
+        return torch.mm(a, b, out_dtype=dtype)
+    return (a @ b).to(dtype)
+
+
+def _scaled(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """``scale · a @ b``, in one step."""
+    return a.new_empty(a.shape[0], b.shape[1]).addmm_(a, b, beta=0, alpha=scale)
 
 
 def _autocast(x: Tensor) -> bool:
