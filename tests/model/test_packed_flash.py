@@ -15,7 +15,6 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 
-import llm_adapters as la
 from llm_adapters.adapters.method import methods
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.model import packed_flash
@@ -147,24 +146,24 @@ def test_documents_that_see_nothing_but_themselves_are_not_gathered() -> None:
     assert layout_of(0, ((3, 2), (4, 1)), ((0, 0), (0, 0)), (((0, 0),) * 2,) * 2, CPU).seen is None
 
 
-def test_compiled_layers_call_it_and_are_not_compiled_anew_for_other_documents(
+def test_compiled_layers_call_it_and_are_not_compiled_anew_for_other_lengths(
     calls: list[Layout], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counter = CompileCounterWithBackend("eager")
     plain = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: plain(self, backend=counter, **options))
-    losses = {}
-    for compiled in (False, True):
-        folder = tmp_path / str(compiled)
-        options: dict[str, Any] = {
-            "recipe": la.method("lora", rank=4),
-            "batch_size": 7,
-            "epochs": 1,
-            "compile": compiled,
-        }
-        tiny_training(folder, model=tiny_model("llama", num_hidden_layers=4), count=24, micro_batch=4, **options)
-        losses[compiled] = [row["loss"] for row in metrics(folder)]
-    assert losses[True][0] == pytest.approx(losses[False][0], rel=1e-6)
-    assert losses[True] == pytest.approx(losses[False], rel=1e-3)  # by then AdamW has made more of what was rounded
-    assert {len(layout.queries) for layout in calls} >= {4, 5}
-    assert 0 < counter.frame_count <= 6
+    frames: list[int] = []
+
+    def losses(name: str, **options: Any) -> list[float]:
+        counter = CompileCounterWithBackend("eager")
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.nn.Module, "compile", lambda self, **given: plain(self, backend=counter, **given))
+            model = tiny_model("llama", num_hidden_layers=4)
+            tiny_training(tmp_path / name, model=model, recipe=small("lora"), count=16, micro_batch=4, **options)
+        frames.append(counter.frame_count)
+        return [row["loss"] for row in metrics(tmp_path / name)]
+
+    expected = losses("plain", epochs=1)
+    calls.clear()
+    assert losses("compiled", epochs=1, compile=True)[0] == pytest.approx(expected[0], rel=1e-6)
+    assert len({layout.longest for layout in calls}) > 1
+    losses("longer", epochs=3, compile=True)
+    assert frames[0] == 0 < frames[1] == frames[2]
