@@ -272,3 +272,20 @@ def test_a_model_loaded_by_the_user_that_was_repacked_already(caplog: pytest.Log
     assert gap(gradients(model, adapter), theirs) <= 1e-4 * float(theirs.abs().max())
     detach(model)
     assert [module for module in quantised_linears(model) if module.support_avx512bf16_for_cpu] == repacks
+
+
+def test_an_answer_that_is_a_view_made_without_gradients_may_be_overwritten() -> None:
+    """So bitsandbytes gives it on a GPU in 8 bits; LoRA adds to it in its place."""
+    model = quantised("bnb-int8").train()
+    adapter = put_on(model, small("lora"), "a")
+    expected = gradients(model, adapter)
+    for module in quantised_linears(model):
+        plain = module.forward
+
+        def viewed(x: Tensor, plain: Any = plain) -> Tensor:
+            with torch.no_grad():
+                found = plain(x)
+                return found.view_as(found)
+
+        module.forward = viewed
+    assert gap(gradients(model, adapter), expected) == 0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.models.llama import modeling_llama
 
 from llm_adapters.model import fused as module_under_test
-from llm_adapters.model import fused_cpu
+from llm_adapters.model import fused_plain
 from llm_adapters.model.fused import Fused
 from tiny import ALL_FAMILIES, VOCABULARY, tiny_model
 
@@ -67,7 +67,7 @@ def test_it_is_their_place_that_is_taken_and_given_back(monkeypatch: pytest.Monk
     theirs = modeling_llama.apply_rotary_pos_emb
     calls: list[str] = []
     monkeypatch.setattr(torch.nn.functional, "silu", _counted(torch.nn.functional.silu, calls))
-    monkeypatch.setattr(fused_cpu, "turned", _counted(fused_cpu.turned, calls))
+    monkeypatch.setattr(fused_plain, "turned", _counted(fused_plain.turned, calls))
     fused = Fused(model)
     calls.clear()
     silenced: list[Tensor] = []

@@ -2,7 +2,7 @@
 
 As models write them, each is a dozen small operators with as many again in the backward pass, and what they save for
 it is more than their inputs. A map is replaced only where its numbers on random states are those of the formula here.
-Two modules compute these formulas, each with the same three functions: ``fused_cpu``, and ``fused_liger`` on a GPU
+Two modules compute these formulas, each with the same three functions: ``fused_plain``, and ``fused_liger`` on a GPU
 where Liger's kernels are installed.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llm_adapters.model import fused_cpu, fused_liger
+from llm_adapters.model import fused_liger, fused_plain
 from llm_adapters.model.drawing import draws
 from llm_adapters.model.recomputed import recomputed
 
@@ -66,9 +66,9 @@ class Fused:
                 setattr(home, _ROTARY, function)
 
 
-def has_kernels(device: torch.device) -> bool:
-    """Whether anything can be computed in fewer passes on a device."""
-    return device.type == "cpu" or (device.type == fused_liger.DEVICE and fused_liger.INSTALLED)
+def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether anything can be computed in fewer passes there. Half precision on a CPU was not worth a measurement."""
+    return device.type in (fused_liger.DEVICE, "meta") or (device.type == "cpu" and dtype == torch.float32)
 
 
 def _kernels(*states: Tensor) -> ModuleType | None:
@@ -82,9 +82,9 @@ def _kernels(*states: Tensor) -> ModuleType | None:
         return None
     if torch.is_autocast_enabled("cpu" if device.type == "meta" else device.type):
         return None
-    if device.type == fused_liger.DEVICE:
-        return fused_liger if fused_liger.works_on(device, dtype) else None
-    return fused_cpu if device.type in ("cpu", "meta") and dtype == torch.float32 else None
+    if fused_liger.works_on(device, dtype):
+        return fused_liger
+    return fused_plain if has_kernels(device, dtype) else None
 
 
 def _replacement(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor | None] | None:
@@ -168,7 +168,7 @@ def _is_rotary(function: Callable[..., Any]) -> bool:
     cos, sin = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     try:
         return all(
-            torch.allclose(theirs, fused_cpu.turned(states, cos[:, None], sin[:, None]), rtol=1e-5, atol=1e-6)
+            torch.allclose(theirs, fused_plain.turned(states, cos[:, None], sin[:, None]), rtol=1e-5, atol=1e-6)
             for theirs, states in zip(function(query, key, cos, sin), (query, key), strict=True)
         )
     except Exception:

@@ -222,10 +222,8 @@ def takes(module: Any, query: Tensor, key: Tensor, value: Tensor, options: Mappi
     causal = options.get("is_causal")
     if not (getattr(module, "is_causal", True) if causal is None else causal):
         return False
-    # The kernel would count virtual tokens as distance.
-    far = options.get("sliding_window") is not None and key.shape[2] > query.shape[2]
     beyond = options.get("dropout") or any(options.get(name) is not None for name in _BEYOND)
-    return not far and not beyond and head % 8 == 0 and head <= 256
+    return not beyond and head % 8 == 0 and head <= 256
 
 
 def try_on(places: Iterable[tuple[torch.device, torch.dtype]]) -> None:

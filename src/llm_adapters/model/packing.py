@@ -68,8 +68,10 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     before = key.shape[2] - query.shape[2]
     if attention_mask is None and packed_flash.takes(module, query, key, value, options):
-        window, scale = options.get("sliding_window"), options.get("scaling")
-        return _at_once(query, key, value, documents, beginnings, virtual=virtual, window=window, scale=scale), None
+        window = _window(options.get("sliding_window"), before, documents, beginnings)
+        scale = options.get("scaling")
+        if window is None or not before:  # the kernel would count virtual tokens as distance
+            return _at_once(query, key, value, documents, beginnings, virtual=virtual, window=window, scale=scale), None
     rows = []
     for row, lengths in enumerate(documents):
         one = slice(row, row + 1)
@@ -114,6 +116,14 @@ def _at_once(
     sees = tuple(((0, before),) * len(row) for row in lengths) if virtual is None else tuple(map(tuple, virtual))
     layout = packed_flash.layout_of(before, lengths, shared, sees, query.device)
     return packed_flash.attention(query, key, value, layout=layout, window=window, scale=scale)
+
+
+def _window(window: int | None, before: int, documents: Documents, beginnings: Documents | None) -> int | None:
+    """A sliding window, unless no document with what stands before it is longer."""
+    if window is None or torch.compiler.is_compiling():
+        return window
+    longest = before + max(map(max, documents)) + (0 if beginnings is None else max(map(max, beginnings)))
+    return window if longest > window else None
 
 
 def _joined(*documents: Tensor) -> Tensor:
@@ -242,18 +252,26 @@ def _agrees(model: Any, decoder: Any, documents: Documents, beginnings: Document
         for pair in zip(begins, documents, strict=True)
     ]
     was_training, quantised = model.training, quantised_linears(decoder)
-    model.eval()
-    for module in quantised:  # as they train: bitsandbytes evaluates in 8 bits what all rows of a batch agree on
-        module.train()
     shared = {} if beginnings is None else {"beginnings": beginnings}
+
+    def states(ids: Tensor, **options: Any) -> Tensor:
+        """Hidden states, as in training: bitsandbytes has other kernels where no gradient is wanted."""
+        given = {"input_ids": ids}
+        if quantised:
+            given = {"inputs_embeds": model.get_input_embeddings()(ids).detach().requires_grad_()}
+        with torch.set_grad_enabled(bool(quantised)):
+            found: Tensor = decoder(**given, use_cache=False, **options).last_hidden_state
+        return found.detach()
+
+    model.eval()
+    for module in quantised:  # nor does it quantise states by the rows of a batch then
+        module.train()
     try:
         with packing(decoder):
-            packed = decoder(
-                input_ids=ids, position_ids=torch.tensor(positions, device=device), use_cache=False,
-                documents=documents, **shared,
-            ).last_hidden_state  # fmt: skip
+            places = torch.tensor(positions, device=device)
+            packed = states(ids, position_ids=places, documents=documents, **shared)
         alone = [
-            decoder(input_ids=torch.cat([row[:begin], part])[None], use_cache=False).last_hidden_state[0, begin:]
+            states(torch.cat([row[:begin], part])[None])[0, begin:]
             for row, own, lengths in zip(ids, begins, documents, strict=True)
             for begin, part in zip(own, row.split(list(lengths)), strict=True)
         ]

@@ -14,6 +14,7 @@ from llm_adapters.data.encoding import Encoded
 from llm_adapters.data.templates import get_template
 from llm_adapters.errors import DataError
 from llm_adapters.model import dtype_on, empty_model, load_tokenizer
+from llm_adapters.model.fused import has_kernels
 from llm_adapters.model.prepacked import bytes_to_train
 from llm_adapters.model.quantised_linears import bytes_as
 from llm_adapters.model.quantization import KINDS, stored_quantization
@@ -85,9 +86,10 @@ class TrainingShape:
         source, settings = config.model, config.train
         template, data = get_template(config.data.template), TrainingData.of(config.data, config.seed)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        fused = dtype is None and not as_written and device.type == "cpu" and not settings.compile
+        elsewhere = dtype is not None
         if dtype is None or source.dtype != "auto":
             dtype = dtype_on(source.dtype, device)
+        fused = elsewhere or has_kernels(device, dtype)
         model: Any = empty_model(source.source, dtype=dtype, trust_remote_code=source.trust_remote_code)
         kind = source.quantization if source.quantization in KINDS else stored_quantization(model.config)
         held, dequantised = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()]), 0
@@ -109,7 +111,8 @@ class TrainingShape:
             compute_activations_again(model)
         model.train()
         batches = Batches(
-            model, pad_id=0, device=torch.device("cpu"), packed=settings.packing, fused=fused,
+            model, pad_id=0, device=torch.device("cpu"), packed=settings.packing,
+            fused=fused and not (settings.compile or as_written),
             recompute=not (settings.compile or as_written),
         )  # fmt: skip
         size = settings.micro_batch or settings.batch_size

@@ -41,7 +41,10 @@ class LowRank(Form):
         x, scale = self._read(x)
         if x.dtype != out.dtype or _autocast(x) or torch.compiler.is_compiling():
             return out + F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype)).to(out.dtype)
-        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh and out.is_contiguous())
+        fresh = fresh and out.is_contiguous()
+        if fresh and out._is_view():  # of what nobody has; some, as of bitsandbytes, autograd lets nobody write over
+            out = torch.ops.aten._unsafe_view(out, out.shape)
+        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh)
         return result
 
     def _read(self, x: Tensor) -> tuple[Tensor, float]:

@@ -1,4 +1,4 @@
-"""The maps of ``fused`` on a processor, in float32: written for few passes over memory and little that is saved."""
+"""The maps of ``fused`` in torch's own operators: written for few passes over memory and little that is saved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from torch.nn import functional
 
 def norm(states: Tensor, weight: Tensor, offset: float, epsilon: float) -> Tensor:
     """x / √(mean x² + ε) · (offset + weight), of states (…, d)."""
-    result: Tensor = _Norm.apply(states, weight + offset if offset else weight, epsilon)
+    factor = weight + offset if offset else weight
+    if states.is_cuda:  # torch's own kernel saves as little, and is one
+        return functional.rms_norm(states, factor.shape, factor, epsilon)
+    result: Tensor = _Norm.apply(states, factor, epsilon)
     return result
 
 
