@@ -1,7 +1,7 @@
 """How fast does it train, in how much memory? This engine against peft + ``transformers.Trainer``, and ``adapters``.
 
 One base, one recipe, one seed; every side is given the same rows in the same batches (GSM8K rows of the ``math``
-mixture, real lengths, drawn at random), starts from the same adapter weights and runs in its own process:
+mixture, real lengths, drawn at random) and starts from the same adapter weights:
 
     ours      this engine: packed micro-batches
     whole     with --quantization: this engine on the base as it is
@@ -28,6 +28,7 @@ is given the examples in a file that --save-examples wrote on one that has it:
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -65,6 +66,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for side, python in sides(options).items():
                 runs[side].append(started(python, side, plan))
+                print(f"{side}: {runs[side][-1]['seconds']:.2f} s", file=sys.stderr, flush=True)
         report(options, runs, json.loads(plan.read_text()))
 
 
@@ -161,6 +163,11 @@ def saved(base: Path, dtype: str) -> Path:
 
 
 def started(python: str, side: str, plan: Path) -> dict[str, Any]:
+    """One side, in a process of its own: on a CPU memory is what the process had at most. On a GPU it is what torch
+    allocated, so sides take turns in this process, but for Liger's, which changes transformers itself.
+    """
+    if torch.cuda.is_available() and side != "liger":
+        return work(side, json.loads(plan.read_text()))
     command = [python, __file__, "--worker", side, "--plan", str(plan)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -168,8 +175,9 @@ def started(python: str, side: str, plan: Path) -> dict[str, Any]:
 
 
 def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
-    """One side, in a process of its own. The first step is not timed, nor on a GPU the first few."""
+    """One side. The first step is not timed, nor on a GPU the first few."""
     torch.manual_seed(0)
+    gc.collect()  # what the side before has left
     quantised = None if side == "whole" else plan["quantization"]
     model = loaded(plan, quantised)
     with torch.device("meta"):  # quantised weights are packed
