@@ -22,7 +22,7 @@ from llm_adapters.model.quantised_linears import weight_bytes
 from llm_adapters.model.quantization import KINDS
 from random_base import random_base
 
-WHOLE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WHOLE = ("float32", "bfloat16")
 BATCH, TOKENS, RANK = 4, 128, 16
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -81,9 +81,12 @@ def measure(kinds: Sequence[str], rounds: int) -> dict[str, tuple[float, int, in
 def base(kind: str) -> Any:
     """The bundled model, or a random one of 7B parameters, whole or quantised."""
     if not CUDA:
-        return la.load_model(dtype=WHOLE.get(kind, torch.float32), quantization="none" if kind in WHOLE else kind)[0]
-    dtype = str(WHOLE.get(kind, torch.bfloat16)).removeprefix("torch.")
-    return random_base("llama-7b", dtype, quantization=None if kind in WHOLE else kind)
+        return la.load_model(
+            dtype=kind if kind in WHOLE else "float32", quantization="none" if kind in WHOLE else kind
+        )[0]
+    if kind in WHOLE:
+        return random_base("llama-7b", kind)
+    return random_base("llama-7b", "bfloat16", quantization=kind)
 
 
 def rows(vocabulary: int) -> torch.Tensor:

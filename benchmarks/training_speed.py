@@ -20,9 +20,9 @@ The base is the bundled model. On a GPU, one of LLaMA-7B's shape with random wei
 installed, are in ``ours`` there, and under the trainer in a side of their own (``liger``). A machine without the data
 is given the examples in a file that --save-examples wrote on one that has it:
 
-    LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py --steps 25 --save-examples FILE
+    LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py --steps 10 --save-examples FILE
     python benchmarks/training_speed.py --shape llama-7b --dtype bfloat16 --micro-batch 16 --examples FILE
-        [--quantization bnb-nf4]
+        [--quantization bnb-nf4] [--profile]
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from random_base import SHAPES, random_base
+from random_base import DEVICE, SHAPES, random_base
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, ALPHA, RATE, BOTTLENECK = 32, 64, 3e-4, 256
@@ -99,6 +100,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quantization")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--adapters-python")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--examples", type=Path)
     parser.add_argument("--save-examples", type=Path)
     parser.add_argument("--worker", choices=["ours", "whole", "compiled", "trainer", "liger"])
@@ -142,8 +144,9 @@ def planned(options: argparse.Namespace, base: Path) -> dict[str, Any]:
         "method": options.method,
         "dropout": options.dropout,
         "quantization": options.quantization,
+        "profile": options.profile,
         "micro_batch": options.micro_batch,
-        "warm": 1 if options.shape is None else min(5, len(given["batches"]) - 1),  # steps that are not timed
+        "warm": 1 if options.shape is None else min(4, len(given["batches"]) - 1),  # steps that are not timed
         "dtype": options.dtype,
         "shape": options.shape,
         "base": None if options.shape else str(saved(base, options.dtype)),
@@ -166,8 +169,11 @@ def started(python: str, side: str, plan: Path) -> dict[str, Any]:
     """One side, in a process of its own: on a CPU memory is what the process had at most. On a GPU it is what torch
     allocated, so sides take turns in this process, but for Liger's, which changes transformers itself.
     """
-    if torch.cuda.is_available() and side != "liger":
+    if torch.cuda.is_available() and python == sys.executable and side != "liger":
         return work(side, json.loads(plan.read_text()))
+    if torch.cuda.is_available():
+        gc.collect()  # what the side before has left
+        torch.cuda.empty_cache()
     command = [python, __file__, "--worker", side, "--plan", str(plan)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -207,7 +213,7 @@ def loaded(plan: dict[str, Any], quantization: str | None) -> Any:
         import llm_adapters as la
 
         return la.load_model(plan["base"], dtype=plan["dtype"], quantization=quantization)[0]
-    return AutoModelForCausalLM.from_pretrained(plan["base"], dtype=getattr(torch, plan["dtype"]))
+    return AutoModelForCausalLM.from_pretrained(plan["base"], dtype=getattr(torch, plan["dtype"])).to(DEVICE)
 
 
 def ours(model: Any, plan: dict[str, Any], *, compiled: bool) -> tuple[list[float], float]:
@@ -239,7 +245,21 @@ def ours(model: Any, plan: dict[str, Any], *, compiled: bool) -> tuple[list[floa
         start = time.perf_counter() if step == plan["warm"] else start
         rows = [Numbered(i, Encoded(row["input_ids"], row["labels"], truncated=False)) for i, row in enumerate(batch)]
         losses.append(stepper.step(rows, plan["micro_batch"])[0])  # reading the loss waits for the device
-    return losses, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    if plan["profile"]:
+        print(f"the GPU is busy for {busy(lambda: stepper.step(rows, plan['micro_batch'])):.0f} ms of a step")
+    stepper.close()
+    return losses, seconds
+
+
+def busy(step: Callable[[], Any]) -> float:
+    """Milliseconds of a GPU's kernels in a step."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        step()
+        torch.cuda.synchronize()
+    return sum(event.self_device_time_total for event in found.key_averages()) / 1000
 
 
 def trainer(model: Any, plan: dict[str, Any], *, liger: bool, quantised: bool) -> tuple[list[float], float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from llm_adapters.adapters.method import Method
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.train import Stop, TrainResult, train
+from llm_adapters.train.batches import Batches
+from llm_adapters.train.loss import summed_loss
 from tiny import tiny_model
 
 CLOCK = ("seconds", "tokens_per_second")
@@ -72,6 +74,39 @@ def tiny_training(
         validation=noise(held_out), on_step=on_step, on_note=None if notes is None else notes.append,
     )  # fmt: skip
     return result, {key: value.clone() for key, value in adapter.state_dict().items()}
+
+
+def summed_gradients(
+    model: Any,
+    adapter: nn.Module,
+    rows: Sequence[Encoded],
+    *,
+    packed: bool,
+    size: int,
+    sharing: bool = False,
+    device: str = "cpu",
+    ready: Callable[[], None] = lambda: None,
+) -> tuple[float, Tensor]:
+    """The loss of some rows in micro-batches of ``size``, and all gradients in one vector; none are left behind.
+
+    Args:
+        ready: called when the trials of packing are over.
+    """
+    batches = Batches(model, pad_id=0, device=torch.device(device), packed=packed)
+    assert batches.packed == packed
+    batches.sharing = sharing
+    ready()
+    model.train()
+    total = 0.0
+    for piece in batches.pieces([len(row.input_ids) for row in rows], size):
+        with batches.in_force():
+            loss = summed_loss(model, batches.tensors([rows[index] for index in piece]), batches.head)
+            loss.backward()
+        total += float(loss.detach())
+    found = torch.cat([p.grad.flatten() for p in adapter.parameters() if p.grad is not None])
+    for parameter in adapter.parameters():
+        parameter.grad = None
+    return total, found
 
 
 def metrics(folder: Path) -> list[Row]:

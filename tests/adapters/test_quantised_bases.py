@@ -289,3 +289,6 @@ def test_an_answer_that_is_a_view_made_without_gradients_may_be_overwritten() ->
 
         module.forward = viewed
     assert gap(gradients(model, adapter), expected) == 0
+    put_on(model, small("lora"), "b", seed=2)
+    with route(model, ["a", "b", "a"]):
+        loss_of(model).backward()

@@ -14,6 +14,7 @@ from llm_adapters.errors import ConfigError
 from llm_adapters.model import find_sites
 from llm_adapters.runs import training_shape
 from llm_adapters.runs.plan import plan
+from llm_adapters.runs.training_shape import TrainingShape
 from llm_adapters.study.bases import Bases
 from llm_adapters.study.costs import flops_per_token
 from llm_adapters.study.prepare import Prepared, check
@@ -79,8 +80,10 @@ def test_flops_count_the_attention_to_a_prefix(place: Path) -> None:
 
 @pytest.mark.parametrize("measure", ["memory", "time"])
 def test_memory_and_time_match_what_plan_counts(place: Path, measure: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan of whole examples: a budget counts no beginning once, which some methods cannot."""
+    """A plan of whole examples, and of the model as it is written: so a budget counts, for every method and machine."""
     monkeypatch.setattr(training_shape, "shares_beginnings", lambda _model, _settings: False)
+    shape = TrainingShape.of
+    monkeypatch.setattr(TrainingShape, "of", lambda config, **given: shape(config, **{**given, "as_written": True}))
     axes = {**FAMILIES, "seed": [0, 1]}
     prepared = check(
         tiny_study(place, axes=axes, budget={"match": measure, "like": {"method": "lora"}}), place, where="s"

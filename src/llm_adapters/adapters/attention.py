@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llm_adapters.adapters.routing import LayerPrefix, Stack
 from llm_adapters.errors import MethodError, RouteError
 from llm_adapters.model.exceptions import family
-from llm_adapters.model.packing import Documents
+from llm_adapters.model.packing import PACKED, Documents
 
 if TYPE_CHECKING:
     from llm_adapters.adapters.engine import Engine
@@ -87,7 +87,8 @@ class AttentionHook:
         documents: Documents | None = named.get("documents")
         if prefix.seen is not None:
             named["virtual"] = self._seen(prefix.seen, documents)
-        elif documents is not None and mask is None and prefix.visible is None:  # packed: all see all virtual tokens
+        elif documents is not None and mask is None and prefix.visible is None and self._packs():
+            # All see all virtual tokens.
             named["virtual"] = [[(0, prefix.keys.shape[2])] * len(row) for row in documents]
         else:
             named["attention_mask"] = self._mask(mask, prefix, length, queries, hidden.device)
@@ -95,6 +96,10 @@ class AttentionHook:
             named["alibi"] = _longer_alibi(named["alibi"], prefix, current.batch)
         named[self.cache_name] = PrefixedCache(inner, prefix, length)
         return (), named
+
+    def _packs(self) -> bool:
+        decoder: Any = self.engine.base.sites.decoder
+        return bool(decoder.config._attn_implementation == PACKED)
 
     def _seen(self, seen: Mapping[Stack, tuple[int, int]], documents: Documents | None) -> list[list[tuple[int, int]]]:
         """The virtual tokens (from, to) that each document of the one row sees."""

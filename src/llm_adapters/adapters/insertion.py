@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from llm_adapters.adapters.forms import Form
@@ -62,6 +63,9 @@ class SiteHook:
     def after(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         y = output[0] if isinstance(output, tuple) else output
         changed = y
+        if self.parallel and self.fresh and y._is_view():
+            # Of what nobody else has; but some views, as those of bitsandbytes, autograd lets nobody write over.
+            changed = torch.ops.aten._unsafe_view(y, y.shape)
         if self.parallel:
             x, self._input = (self._input, None) if self.spans else (_hidden(args, kwargs), None)
             assert x is not None

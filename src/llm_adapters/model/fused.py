@@ -150,7 +150,9 @@ def _epsilon(module: nn.Module) -> float | None:
 def _norm(offset: float, module: nn.Module, states: Tensor) -> Tensor | None:
     weight: Any = module.weight
     kernels = None if weight.requires_grad else _kernels(states, weight)
-    return None if kernels is None else recomputed(kernels.norm, states, weight, offset, _epsilon(module))
+    if kernels is None or (offset and kernels is fused_plain and states.dtype != torch.float32):
+        return None  # a sum of offset and weight that is rounded would be another weight
+    return recomputed(kernels.norm, states, weight, offset, _epsilon(module))
 
 
 # -- rotary positions ---------------------------------------------------------------------------------

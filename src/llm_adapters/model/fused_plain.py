@@ -13,7 +13,7 @@ from torch.nn import functional
 def norm(states: Tensor, weight: Tensor, offset: float, epsilon: float) -> Tensor:
     """x / √(mean x² + ε) · (offset + weight), of states (…, d)."""
     factor = weight + offset if offset else weight
-    if states.is_cuda:  # torch's own kernel saves as little, and is one
+    if states.is_cuda and torch.__version__ >= "2.9":  # its own kernel there saves as little, and is one
         return functional.rms_norm(states, factor.shape, factor, epsilon)
     result: Tensor = _Norm.apply(states, factor, epsilon)
     return result

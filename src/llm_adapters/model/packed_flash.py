@@ -1,31 +1,28 @@
-"""Attention of all packed documents in one call of torch's kernel for variable lengths, where a trial shows that it is.
+"""Attention of all packed documents by one kernel: on a GPU a loop over them spends its time on launches.
 
-On a GPU a loop over documents spends its time on launching kernels. The kernel computes in half precision; its causal
-mask is aligned at the end, so what a document sees besides its own tokens simply stands before its keys.
+What a document sees besides its own tokens – virtual tokens, a beginning that it shares – stands before its keys.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
+
+from llm_adapters.model import flash_kernel
+from llm_adapters.model.flash_kernel import Bounds
+from llm_adapters.model.memory import sent
 
 Lengths = tuple[tuple[int, ...], ...]
 Spans = tuple[tuple[tuple[int, int], ...], ...]
 
-_DTYPES = (torch.float16, torch.bfloat16)
 _BEYOND = ("softcap", "s_aux", "position_bias", "cache")  # what an attention may be given, not this one
-_TRIAL = ((5, [2, 3, 4, 5, 6]), (3, [2, 3, 4, 7, 8, 9]), (4, [0, 1, 10, 11, 12, 13]))  # tokens, and what they see
-_tried: dict[tuple[torch.device, torch.dtype], bool] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,17 +30,14 @@ class Layout:
     """Where in flattened rows the documents stand, and what each of them sees.
 
     Attributes:
-        queries, keys: (N+1,) where each of the N documents begins, among queries and among ``seen``, and where all end.
-        longest: tokens of the longest, among both.
+        bounds: of the documents among queries, and of what they see.
         seen: of the columns of all rows those that the documents see, one document after the other; None if just so.
         own: of ``seen``, the documents' own tokens.
         columns: of all rows, the documents' own.
         repeated: the first column of what several documents see besides, how many, and where in ``seen``, (n · columns)
     """
 
-    queries: Tensor
-    keys: Tensor
-    longest: tuple[int, int]
+    bounds: Bounds
     seen: Tensor | None
     own: Tensor | None
     columns: Tensor | None
@@ -52,9 +46,7 @@ class Layout:
 
 @lru_cache(maxsize=16)
 def layout_of(before: int, documents: Lengths, shared: Lengths, virtual: Spans, device: torch.device) -> Layout:
-    """The layout of rows of ``before`` virtual tokens and these documents.
-
-    It is the same in every layer of a pass, and making it anew would wait for the device each time.
+    """The layout of rows of ``before`` virtual tokens and these documents; the same in every layer of a pass.
 
     Args:
         before: virtual tokens of every row.
@@ -82,73 +74,32 @@ def layout_of(before: int, documents: Lengths, shared: Lengths, virtual: Spans, 
             keys.append(len(seen))
         row_start = start
 
-    def counts(numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.int32, device=device)
-
-    def indices(numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(numbers, device=device)
+    def there(numbers: Sequence[int], dtype: torch.dtype = torch.int64) -> Tensor:
+        return sent(torch.tensor(numbers, dtype=dtype), device)
 
     longest = [max(b - a for a, b in pairwise(ends)) for ends in (queries, keys)]
     plain = seen == list(range(row_start))
     return Layout(
-        counts(queries), counts(keys), (longest[0], longest[1]),
-        seen=None if plain else indices(seen),
-        own=None if plain else indices(own),
-        columns=None if plain else indices([seen[place] for place in own]),
-        repeated=[(column, width, indices(found)) for (column, width), found in places.items()],
-    )  # fmt: skip
-
-
-def kernel(q: Tensor, k: Tensor, v: Tensor, *, layout: Layout, left: int, scale: float | None) -> tuple[Tensor, ...]:
-    """Attention (Q, H, d) of q (Q, H, d) to k and v (K, H_kv, d), and three tensors more for its backward pass.
-
-    Args:
-        left: how many tokens back one sees; -1 for all.
-    """
-    found: tuple[Tensor, ...] = torch.ops.aten._flash_attention_forward(
-        q, k, v, layout.queries, layout.keys, *layout.longest, 0.0, True, False,
-        scale=scale, window_size_left=left, window_size_right=0,
-    )  # fmt: skip
-    return found[:4]
-
-
-def kernel_backward(
-    outer: Tensor, q: Tensor, k: Tensor, v: Tensor, found: Sequence[Tensor], *, layout: Layout, left: int, scale: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, k and v, from that of the attention and all that :func:`kernel` gave."""
-    out, sums, state, unused = found
-    with _in_fixed_order():
-        gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._flash_attention_backward(
-            outer, q, k, v, out, sums, layout.queries, layout.keys, *layout.longest, 0.0, True, state, unused,
-            scale=scale, window_size_left=left, window_size_right=0,
-        )  # fmt: skip
-    return gradients
-
-
-@contextmanager
-def _in_fixed_order() -> Iterator[None]:
-    options: Any = torch.utils.deterministic
-    before = torch.get_deterministic_debug_mode(), options.fill_uninitialized_memory
-    torch.set_deterministic_debug_mode("error")
-    options.fill_uninitialized_memory = False  # a check for others, which takes time
-    try:
-        yield
-    finally:
-        torch.set_deterministic_debug_mode(before[0])
-        options.fill_uninitialized_memory = before[1]
+        Bounds(there(queries, torch.int32), there(keys, torch.int32), (longest[0], longest[1])),
+        seen=None if plain else there(seen),
+        own=None if plain else there(own),
+        columns=None if plain else there([seen[place] for place in own]),
+        repeated=[(column, width, there(found)) for (column, width), found in places.items()],
+    )
 
 
 class _Attention(torch.autograd.Function):
     """The kernel over what documents see of (columns, H_kv, d) keys and values, which is gathered again afterwards.
 
-    Every gradient is added up in a fixed order: the same numbers give the same bits.
+    Every gradient is added up in a fixed order.
     """
 
     @staticmethod
     def forward(  # noqa: PLR0917 – autograd hands on by position
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, left: int, scale: float | None
     ) -> Tensor:
-        found = kernel(query, _seen(key, layout), _seen(value, layout), layout=layout, left=left, scale=scale)
+        k, v = _seen(key, layout), _seen(value, layout)
+        found = flash_kernel.forward(query, k, v, bounds=layout.bounds, left=left, scale=scale)
         ctx.save_for_backward(query, key, value, *found)
         ctx.layout, ctx.left, ctx.scale = layout, left, scale
         return found[0]
@@ -158,15 +109,9 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *found = ctx.saved_tensors
         layout: Layout = ctx.layout
-        of_q, of_k, of_v = kernel_backward(
-            outer[0],
-            query,
-            _seen(key, layout),
-            _seen(value, layout),
-            found,
-            layout=layout,
-            left=ctx.left,
-            scale=ctx.scale,
+        k, v = _seen(key, layout), _seen(value, layout)
+        of_q, of_k, of_v = flash_kernel.backward(
+            outer[0], query, k, v, found, bounds=layout.bounds, left=ctx.left, scale=ctx.scale
         )
         return of_q, _gathered(of_k, key, layout), _gathered(of_v, value, layout), None, None, None
 
@@ -214,68 +159,20 @@ def _flat(states: Tensor) -> Tensor:
 
 def takes(module: Any, query: Tensor, key: Tensor, value: Tensor, options: Mapping[str, Any]) -> bool:
     """Whether :func:`attention` computes what a layer asks for without a mask; known after a trial on its device."""
-    if not _tried.get((query.device, query.dtype)):
-        return False
     head = query.shape[-1]
+    if not flash_kernel.works_on(query.device, query.dtype, head):
+        return False
     if not query.dtype == key.dtype == value.dtype or not head == key.shape[-1] == value.shape[-1]:
         return False
     causal = options.get("is_causal")
     if not (getattr(module, "is_causal", True) if causal is None else causal):
         return False
-    beyond = options.get("dropout") or any(options.get(name) is not None for name in _BEYOND)
-    return not beyond and head % 8 == 0 and head <= 256
+    return not options.get("dropout") and all(options.get(name) is None for name in _BEYOND)
 
 
-def try_on(places: Iterable[tuple[torch.device, torch.dtype]]) -> None:
-    """Find out whether torch's kernel gives values and gradients of the formula on these devices.
-
-    A release whose kernel does not is passed over, with a warning. It is for before a training, as Liger's trial is.
-    """
-    for device, dtype in places:
-        if device.type == "cuda" and dtype in _DTYPES and (device, dtype) not in _tried:
-            with torch.enable_grad():
-                _tried[device, dtype] = _works(device, dtype)
-
-
-def _works(device: torch.device, dtype: torch.dtype) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(1, heads, length, 64, generator=generator) for heads, length in ((4, 12), (2, 14), (2, 14))]
-    layout = layout_of(2, ((5, 3, 4),), ((0, 3, 0),), (((0, 0), (0, 0), (0, 2)),), device)
-    works, why = True, "its numbers are not those of the formula"
-    try:
-        for window in (None, 3):
-            found, wanted = (
-                _with_gradients(function, [x.to(device, dtype) for x in drawn])
-                for function in (
-                    partial(attention, layout=layout, window=window, scale=0.2),
-                    partial(_plain, window=window),
-                )
-            )
-            for a, b in zip(found, wanted, strict=True):
-                works &= torch.allclose(a.float(), b.float(), rtol=3e-2, atol=3e-2 * float(b.float().abs().max()))
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as failure:
-        works, why = False, str(failure)
-    if not works:
-        warnings.warn(f"torch's attention for variable lengths is not used in {dtype} on {device}: {why}", stacklevel=4)
-    return works
-
-
-def _plain(query: Tensor, key: Tensor, value: Tensor, *, window: int | None) -> Tensor:
-    """What :func:`attention` gives the trial's documents, by the formula."""
-    found = []
-    for q, (tokens, columns) in zip(query.split([5, 3, 4], dim=2), _TRIAL, strict=True):
-        k, v = (states[:, :, columns].repeat_interleave(2, dim=1) for states in (key, value))
-        behind = len(columns) - tokens
-        near = torch.ones(tokens, len(columns), dtype=torch.bool, device=q.device).tril(behind)
-        near = near if window is None else near.triu(behind + 1 - window)
-        found.append(functional.scaled_dot_product_attention(q, k, v, attn_mask=near, scale=0.2))
-    return torch.cat(found, dim=2).transpose(1, 2)
-
-
-def _with_gradients(function: Callable[..., Tensor], given: Sequence[Tensor]) -> list[Tensor]:
-    leaves = [x.requires_grad_() for x in given]
-    value = function(*leaves)
-    value.backward(torch.linspace(-1, 1, value.numel(), device=value.device).view_as(value).to(value.dtype))
-    return [value.detach(), *(x.grad for x in leaves if x.grad is not None)]
+def try_for(model: Any, places: Iterable[tuple[torch.device, torch.dtype]] = ()) -> None:
+    """Try the kernel wherever ``model`` has weights, and at ``places``, with heads of its size."""
+    config = model.config.get_text_config(decoder=True)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    found = {(weight.device, weight.dtype) for weight in model.parameters() if weight.is_floating_point()}
+    flash_kernel.try_on(found | set(places), int(head))

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from llm_adapters.model import packed_flash
+from llm_adapters.model import flash_kernel, packed_flash
 from llm_adapters.model.quantised_linears import quantised_linears
 from llm_adapters.model.recomputed import recomputed
 from llm_adapters.model.sites import SiteMap
@@ -112,8 +112,12 @@ def _at_once(
     """:func:`packed_attention` of all documents in one call."""
     before = key.shape[2] - query.shape[2]
     lengths = tuple(map(tuple, documents))
+    if [sum(row) for row in lengths] != [query.shape[2]] * query.shape[0]:  # the kernel would not look
+        raise ValueError(f"documents of {lengths} tokens in {query.shape[0]} rows of {query.shape[2]}")
     shared = tuple((0,) * len(row) for row in lengths) if beginnings is None else tuple(map(tuple, beginnings))
     sees = tuple(((0, before),) * len(row) for row in lengths) if virtual is None else tuple(map(tuple, virtual))
+    for pair in zip(shared, sees, strict=True):
+        _check_shared(*pair, None)
     layout = packed_flash.layout_of(before, lengths, shared, sees, query.device)
     return packed_flash.attention(query, key, value, layout=layout, window=window, scale=scale)
 
@@ -224,7 +228,9 @@ def can_pack(model: Any, sites: SiteMap) -> bool:
         return False
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
         return False
-    return _agrees(model, decoder, PROBE)
+    packed_flash.try_for(model)
+    # A kernel that passed its trial and fails in this model is no reason not to pack.
+    return _agrees(model, decoder, PROBE) or (flash_kernel.give_up() and _agrees(model, decoder, PROBE))
 
 
 def can_share(model: Any, sites: SiteMap) -> bool:
@@ -238,9 +244,7 @@ def can_share(model: Any, sites: SiteMap) -> bool:
 @torch.no_grad()
 def _agrees(model: Any, decoder: Any, documents: Documents, beginnings: Documents | None = None) -> bool:
     """Whether packed documents, each behind so many first tokens of its row, get what each alone gets."""
-    weight = model.get_input_embeddings().weight
-    device = weight.device
-    packed_flash.try_on([(device, weight.dtype)])
+    device = model.get_input_embeddings().weight.device
     if device.type == "meta":  # no numbers to try it with: what the structure allows
         return True
     width = sum(documents[0])

@@ -11,8 +11,10 @@ import torch
 
 from llm_adapters.data.collate import collate, collate_packed
 from llm_adapters.data.encoding import Encoded
+from llm_adapters.model import packed_flash
 from llm_adapters.model.fused import Fused
 from llm_adapters.model.head import find_head
+from llm_adapters.model.memory import sent
 from llm_adapters.model.packing import can_pack, can_share, packing
 from llm_adapters.model.prepacked import Prepacked
 from llm_adapters.model.recomputed import recomputing
@@ -55,6 +57,8 @@ class Batches:
         sites = find_sites(model)
         self.decoder: Any = sites.decoder
         self.pad_id, self.device = pad_id, device
+        # By every process, though one alone tries packing: what it finds out holds where the model will be.
+        packed_flash.try_for(model, {(device, weight.dtype) for weight in model.parameters()})
         self.packed = packed and can_pack(model, sites)
         self.can_share = self.packed and can_share(model, sites)
         self.sharing = False
@@ -107,7 +111,7 @@ class Batches:
         }
 
     def _placed(self, columns: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        return {name: column if name == "labels" else column.to(self.device) for name, column in columns.items()}
+        return {name: column if name == "labels" else sent(column, self.device) for name, column in columns.items()}
 
     def pieces(self, lengths: Sequence[int], size: int) -> list[list[int]]:
         """Indices of all examples in micro-batches of at most ``size``.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llm_adapters.data.encoding import IGNORED
 from llm_adapters.model.head import Head
+from llm_adapters.model.memory import sent
 
 LOGITS = 1 << 26  # bytes of logits made at a time
 _CHUNK = 1 << 21  # logits handled at a time on a CPU: 8 MB in float32, which stays in a processor's cache
@@ -42,7 +43,8 @@ def token_losses(model: nn.Module, batch: Mapping[str, Any], head: Head | None =
     columns = (targets != IGNORED).any(0).nonzero().flatten()
     wanted = targets[:, columns]
     kept = wanted != IGNORED
-    columns = columns.to(inputs["input_ids"].device)
+    device = inputs["input_ids"].device
+    columns, wanted = (sent(each, device) if each.device.type == "cpu" else each for each in (columns, wanted[kept]))
     if head is not None:
         found = head.decoder(**inputs, use_cache=False).last_hidden_state
         found = found[:, columns.to(found.device)]
@@ -52,7 +54,7 @@ def token_losses(model: nn.Module, batch: Mapping[str, Any], head: Head | None =
         found = model(**inputs, use_cache=False).logits
         found = found[:, columns.to(found.device)]
     rows = found.flatten(0, 1) if bool(kept.all()) else found[kept]
-    wanted = wanted[kept].to(rows.device)
+    wanted = wanted.to(rows.device)
     losses: Tensor = CrossEntropy.apply(rows, wanted) if head is None else HeadLoss.apply(rows, head, wanted)
     return losses
 

@@ -45,7 +45,10 @@ class _Draw:
 
     def _stays(self, like: Tensor) -> Tensor:
         if like.is_meta:  # which has no random numbers to give
-            return torch.empty(like.shape, dtype=torch.uint8, device=like.device)
+            # Of as many bytes as a GPU takes in half precision, and a CPU in float32.
+            return torch.empty(
+                like.shape, dtype=torch.uint8 if like.dtype == torch.float32 else like.dtype, device="meta"
+            )
         if like.device.type != "cpu":
             generator = torch.Generator(like.device).manual_seed(self.seed)
             # In the dtype of the states: products of two dtypes take twice as long as drawing.

@@ -41,10 +41,7 @@ class LowRank(Form):
         x, scale = self._read(x)
         if x.dtype != out.dtype or _autocast(x) or torch.compiler.is_compiling():
             return out + F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype)).to(out.dtype)
-        fresh = fresh and out.is_contiguous()
-        if fresh and out._is_view():  # of what nobody has; some, as of bitsandbytes, autograd lets nobody write over
-            out = torch.ops.aten._unsafe_view(out, out.shape)
-        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh)
+        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh and out.is_contiguous())
         return result
 
     def _read(self, x: Tensor) -> tuple[Tensor, float]:
@@ -100,12 +97,13 @@ class _AddLowRank(torch.autograd.Function):
         )
 
 
+_HALF = (torch.float16, torch.bfloat16)
 _WIDER = "dtype" in torch.ops.aten.mm.overloads()  # torch 2.8
 
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """``a @ b`` in another dtype: where it can be, without rounding to that of the factors first."""
-    if dtype == torch.float32 != a.dtype and a.is_cuda and _WIDER:
+    if dtype == torch.float32 and a.dtype in _HALF and a.is_cuda and _WIDER:
         return torch.mm(a, b, out_dtype=dtype)
     return (a @ b).to(dtype)
 
