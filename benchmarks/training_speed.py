@@ -114,7 +114,10 @@ def examples(options: argparse.Namespace) -> dict[str, Any]:
     from llm_adapters.data.templates import get_template
     from llm_adapters.model import load_tokenizer
 
-    rows = json.loads((Path(os.environ["LLM_ADAPTERS_DATA"]) / "math_train.json").read_text())
+    folder = os.environ.get("LLM_ADAPTERS_DATA")
+    if folder is None:
+        raise SystemExit("set LLM_ADAPTERS_DATA to the folder that holds math_train.json, or give --examples FILE")
+    rows = json.loads((Path(folder) / "math_train.json").read_text())
     rows = random.Random(0).sample([row for row in rows if row["source"] == "gsm8k"], options.steps * BATCH)
     tokenizer, template = load_tokenizer(), get_template("alpaca")
     encoded = [
