@@ -63,7 +63,7 @@ class SiteHook:
     def after(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         y = output[0] if isinstance(output, tuple) else output
         changed = y
-        if self.parallel and self.fresh and y._is_view():
+        if self.parallel and self.fresh and not torch.compiler.is_compiling() and y._is_view():
             # Of what nobody else has; but some views, as those of bitsandbytes, autograd lets nobody write over.
             changed = torch.ops.aten._unsafe_view(y, y.shape)
         if self.parallel:
