@@ -6,6 +6,7 @@ With the kernel itself: ``tests/gpu``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from llm_adapters.model.flash_kernel import Bounds, formula
 from llm_adapters.model.packed_flash import layout_of
 from llm_adapters.model.packing import can_pack, packing
 from llm_adapters.model.sites import find_sites
+from llm_adapters.model.trial import passed
 from tiny import put_on, small, tiny_model, token_ids
 from tiny_training import examples, metrics, summed_gradients, tiny_training
 
@@ -159,3 +161,15 @@ def test_the_order_is_torchs_own_again_when_the_last_is_done() -> None:
     second.__exit__(None, None, None)
     assert torch.get_deterministic_debug_mode() == before == 0
     assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_a_kernel_that_is_wrong_or_missing_is_passed_over_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = partial(flash_kernel._works, CPU, torch.float32, 8)
+    assert passed(trial, "not used")
+    forward = flash_kernel.forward
+    monkeypatch.setattr(flash_kernel, "forward", lambda *given, **named: (forward(*given, **named)[0] * 1.1,))
+    with pytest.warns(UserWarning, match="not used: its numbers are not those of the formula"):
+        assert not passed(trial, "not used")
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="not used: "):  # without a GPU there is none
+        assert not passed(partial(flash_kernel._works, CPU, torch.float16, 8), "not used")

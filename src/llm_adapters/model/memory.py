@@ -44,5 +44,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU's tensor on a device. A copy to a GPU waits for nothing that it has to do before."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    """A tensor on a device; a copy from the CPU to a GPU waits for nothing that the GPU has to do before."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -9,7 +9,7 @@ import torch
 from llm_adapters.errors import ConfigError
 
 EFFICIENCY = 0.4
-"""Share of a GPU's rate that training is assumed to reach; an H100 reached 0.22 to 0.48 (docs/plan.md)."""
+"""Share of a GPU's rate that training is assumed to reach; an assumption, which no benchmark here checks."""
 
 
 @dataclass(frozen=True)

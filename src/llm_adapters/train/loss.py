@@ -44,7 +44,7 @@ def token_losses(model: nn.Module, batch: Mapping[str, Any], head: Head | None =
     wanted = targets[:, columns]
     kept = wanted != IGNORED
     device = inputs["input_ids"].device
-    columns, wanted = (sent(each, device) if each.device.type == "cpu" else each for each in (columns, wanted[kept]))
+    columns, wanted = sent(columns, device), sent(wanted[kept], device)
     if head is not None:
         found = head.decoder(**inputs, use_cache=False).last_hidden_state
         found = found[:, columns.to(found.device)]
