@@ -78,3 +78,8 @@ def test_mistakes() -> None:
         gpu(None, 24, None)
     assert gpu("rtx 4090", None, None) is GPUS["RTX-4090"]
     assert gpu(None, None, None) is None
+
+
+def test_a_name_and_figures_are_one_too_many() -> None:
+    with pytest.raises(ConfigError, match="--gpu H100 and figures of a GPU were given"):
+        gpu("H100", 24.0, None)

@@ -56,8 +56,10 @@ def gpu(name: str | None, gigabytes: float | None, teraflops: float | None) -> G
     """The GPU of a name or of given figures; None without either.
 
     Raises:
-        ConfigError: the name is unknown, or a figure is missing.
+        ConfigError: the name is unknown, a figure is missing, or both were given.
     """
+    if name is not None and (gigabytes is not None or teraflops is not None):
+        raise ConfigError(f"--gpu {name} and figures of a GPU were given", mend="either the name or the figures")
     if name is not None:
         known = {key.lower(): value for key, value in GPUS.items()}
         found = known.get(name.lower().replace(" ", "-"))
