@@ -49,6 +49,8 @@ def test_hooks_stay_in_force_and_an_error_leaves_the_model_as_it_was() -> None:
 
 
 def test_what_it_does_not_know_or_has_no_room_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Prepacked(_net().double())._forwards == []
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     assert Prepacked(_net().bfloat16())._forwards == []
     monkeypatch.setattr(module, "free_bytes", lambda _device: 4 * 4 * (24 * 40 + 40 * 8) - 1)
     assert Prepacked(_net())._forwards == []
@@ -100,3 +102,17 @@ def test_half_precision_goes_the_usual_way() -> None:
         expected = net(states)
         with Prepacked(net, training=True)():
             torch.testing.assert_close(net(states), expected, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not module._multiplies(torch.bfloat16), reason="oneDNN multiplies no bfloat16 on this CPU")
+def test_bfloat16_is_rounded_once_forward_and_backward() -> None:
+    net = _net().requires_grad_(False)[:3].bfloat16()
+    states = torch.randn(3, 7, 24).bfloat16().requires_grad_()
+    wide = net[0](states).detach().float()  # between the two maps: each rounds what it gives
+    with Prepacked(net, training=True)():
+        assert "forward" in vars(net[0])
+        found = net[0](states)
+        (gradient,) = torch.autograd.grad(found.sum(), states)
+    torch.testing.assert_close(found.float(), wide, rtol=2**-7, atol=1e-3)
+    exact = net[0].weight.double().sum(0).expand_as(states)
+    torch.testing.assert_close(gradient.double(), exact, rtol=2**-8, atol=1e-3)

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from llm_adapters.adapters.method import methods
 from llm_adapters.data.encoding import Encoded
+from llm_adapters.model import packing as packing_module
 from llm_adapters.model.packing import can_pack, packing
 from llm_adapters.model.sites import find_sites
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.loss import labelled_tokens, summed_loss
 from tiny import ALL_FAMILIES, put_on, small, tiny_model
-from tiny_training import examples
+from tiny_training import examples, summed_gradients
 
 CPU = torch.device("cpu")
 PADDED = {
@@ -54,6 +55,33 @@ def _expect_equal(model: Any, adapter: Any, rows: list[Encoded]) -> None:
 def test_packed_is_unpacked(name: str) -> None:
     model = tiny_model("llama")
     _expect_equal(model, put_on(model, small(name), "a"), examples(9))
+
+
+@pytest.mark.parametrize("name", list(methods()))
+def test_in_bfloat16_gradients_are_those_of_float32_but_for_rounding(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    seen = set()
+
+    def watched(module: Any, query: Tensor, *given: Any, **named: Any) -> Any:
+        seen.add((query.dtype, torch.is_grad_enabled()))
+        return sdpa(module, query, *given, **named)
+
+    sdpa = packing_module.sdpa_attention_forward
+    monkeypatch.setattr(packing_module, "sdpa_attention_forward", watched)
+    half = tiny_model("llama").bfloat16()
+    wide = copy.deepcopy(half).float()  # the same rounded weights
+    rows = examples(9, beginning=0 if name in ("prefix", "prompt", "p_tuning") else 4)
+    found, expected = (
+        summed_gradients(
+            model, put_on(model, small(name), "a"), rows, packed=True, size=4, sharing=len(rows[0].input_ids) > 8
+        )
+        for model in (half, wide)
+    )
+    assert found[0] == pytest.approx(expected[0], rel=1e-2)
+    assert float((found[1] - expected[1]).norm()) <= 0.05 * float(expected[1].norm())
+    assert (torch.float32, True) in seen
+    assert (torch.bfloat16, True) not in seen  # its backward pass is slow
 
 
 @pytest.mark.parametrize("name", ["lora", "prefix", "prompt"])

@@ -66,9 +66,9 @@ class Fused:
                 setattr(home, _ROTARY, function)
 
 
-def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether anything can be computed in fewer passes there. Half precision on a CPU was not worth a measurement."""
-    return device.type in (fused_liger.DEVICE, "meta") or (device.type == "cpu" and dtype == torch.float32)
+def has_kernels(device: torch.device) -> bool:
+    """Whether anything can be computed in fewer passes there."""
+    return device.type in (fused_liger.DEVICE, "meta", "cpu")
 
 
 def _kernels(*states: Tensor) -> ModuleType | None:
@@ -84,7 +84,7 @@ def _kernels(*states: Tensor) -> ModuleType | None:
         return None
     if fused_liger.works_on(device, dtype):
         return fused_liger
-    return fused_plain if has_kernels(device, dtype) else None
+    return fused_plain if has_kernels(device) else None
 
 
 def _replacement(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor | None] | None:

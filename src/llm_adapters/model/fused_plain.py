@@ -44,22 +44,27 @@ def turned(states: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> T
 
 
 class _Norm(torch.autograd.Function):
-    """Saves its input, which the residual stream holds anyway, and one number a token."""
+    """Saves its input, which the residual stream holds anyway, and one number a token; in float32 at least."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        size = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        size = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=_wide(states))
         inverse = size.square_().div_(states.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(states, weight, inverse)
-        return (states * inverse).mul_(weight)
+        return (states * inverse).mul_(weight).to(states.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
         states, weight, inverse = ctx.saved_tensors
-        inner = outer[0] * weight
-        along = torch.linalg.vecdot(inner, states)[..., None]
-        return inner.mul_(inverse).addcmul_(states, along * inverse**3, value=-1 / states.shape[-1]), None, None
+        wide, inner = states.to(_wide(states)), outer[0].to(_wide(states)) * weight
+        along = torch.linalg.vecdot(inner, wide)[..., None]
+        inner.mul_(inverse).addcmul_(wide, along * inverse**3, value=-1 / states.shape[-1])
+        return inner.to(states.dtype), None, None
+
+
+def _wide(states: Tensor) -> torch.dtype:
+    return torch.promote_types(states.dtype, torch.float32)
 
 
 class _Rotary(torch.autograd.Function):

@@ -64,6 +64,11 @@ def packed_attention(
     Returns:
         (B, T, H, d), and no weights.
     """
+    if _crawls_back(query):
+        given = (query, key, value, attention_mask)
+        wide: Any = (x if x is None or x.dtype == torch.bool else x.float() for x in given)
+        options |= {"documents": documents, "beginnings": beginnings, "virtual": virtual}
+        return recomputed(torch.Tensor.to, packed_attention(module, *wide, **options)[0], query.dtype), None
     if documents is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     before = key.shape[2] - query.shape[2]
@@ -128,6 +133,11 @@ def _window(window: int | None, before: int, documents: Documents, beginnings: D
         return window
     longest = before + max(map(max, documents)) + (0 if beginnings is None else max(map(max, beginnings)))
     return window if longest > window else None
+
+
+def _crawls_back(query: Tensor) -> bool:
+    """Half precision on a CPU, even one that multiplies bfloat16: there the backward pass takes twice as long."""
+    return query.device.type == "cpu" and query.dtype.itemsize < 4 and torch.is_grad_enabled()
 
 
 def _joined(*documents: Tensor) -> Tensor:

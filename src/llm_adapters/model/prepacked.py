@@ -19,9 +19,9 @@ _OF_ALL = 0.125  # of all memory, for training: what is free differs when it goe
 
 
 class Prepacked:
-    """Copies of a model's linear weights as oneDNN wants them (float32, CPU; elsewhere there is nothing to do).
+    """Copies of a model's linear weights as oneDNN wants them (float32, or bfloat16 if the CPU multiplies it).
 
-    PyTorch's own product of float32 lays a weight out anew in every call, which for the few rows of a decoding step
+    PyTorch's own product lays a weight out anew in every call, which for the few rows of a decoding step
     costs nearly as much as the product, and its kernels are slower for many rows too. Outputs are those of
     ``F.linear`` up to the order of summation.
 
@@ -73,6 +73,13 @@ def _available() -> bool:
     return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has products of this dtype for this CPU."""
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
 def _linears(model: nn.Module, *, training: bool) -> list[nn.Linear]:
     return [
         module
@@ -87,7 +94,7 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
         type(module) is nn.Linear
         and "forward" not in vars(module)
         and type(module.weight) is nn.Parameter
-        and module.weight.dtype == torch.float32
+        and _multiplies(module.weight.dtype)
     )
 
 
@@ -101,7 +108,7 @@ def _packed(weight: Tensor) -> Tensor:
 
 
 def _linear(module: nn.Linear, packed: Tensor, transposed: Tensor | None, states: Tensor) -> Tensor:
-    if states.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    if states.dtype != module.weight.dtype or torch.is_autocast_enabled("cpu"):
         return functional.linear(states, module.weight, module.bias)
     if torch.is_grad_enabled() and states.requires_grad:
         flat: Tensor = _PrepackedLinear.apply(states.flatten(0, -2), module, packed, transposed)

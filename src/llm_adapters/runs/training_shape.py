@@ -89,7 +89,7 @@ class TrainingShape:
         elsewhere = dtype is not None
         if dtype is None or source.dtype != "auto":
             dtype = dtype_on(source.dtype, device)
-        fused = elsewhere or has_kernels(device, dtype)
+        fused = elsewhere or has_kernels(device)
         model: Any = empty_model(source.source, dtype=dtype, trust_remote_code=source.trust_remote_code)
         kind = source.quantization if source.quantization in KINDS else stored_quantization(model.config)
         held, dequantised = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()]), 0

@@ -77,7 +77,7 @@ class Stepper:
             device=self.device,
             packed=tries,
             prepacked=not as_written,
-            fused=not as_written and has_kernels(self.device, adapter.base.dtype),
+            fused=not as_written and has_kernels(self.device),
             recompute=not as_written,
             apart=not self.sharded,
         )
