@@ -104,7 +104,7 @@ def test_half_precision_goes_the_usual_way() -> None:
             torch.testing.assert_close(net(states), expected, rtol=0, atol=0)
 
 
-@pytest.mark.skipif(not module._multiplies(torch.bfloat16), reason="oneDNN multiplies no bfloat16 on this CPU")
+@pytest.mark.skipif(not module.multiplies(torch.bfloat16), reason="oneDNN multiplies no bfloat16 on this CPU")
 def test_bfloat16_is_rounded_once_forward_and_backward() -> None:
     net = _net().requires_grad_(False)[:3].bfloat16()
     states = torch.randn(3, 7, 24).bfloat16().requires_grad_()

@@ -53,7 +53,7 @@ def load_model(
     Args:
         source: a Hub id, a local folder, a ``.gguf`` file, or the bundled ``smollm2-135m-instruct``.
         dtype: "float32", "bfloat16", "float16" or a torch dtype. "auto" is bfloat16 on a CUDA device that
-            computes in it, else float32: bfloat16 products crawl on many CPUs.
+            computes in it, else float32: on a CPU bfloat16 is fast only with AMX, and a text then depends on its batch.
         device: default: the first CUDA device, else the CPU ("mps" where torch has it, if asked for).
         quantization: "bnb-nf4", "bnb-fp4", "bnb-int8", "torchao-int8" or "torchao-int4" quantises the linear maps of
             the decoder while loading; they compute in ``dtype``. Embeddings, output head and norms stay in ``dtype``.

@@ -73,7 +73,7 @@ def _available() -> bool:
     return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _multiplies(dtype: torch.dtype) -> bool:
+def multiplies(dtype: torch.dtype) -> bool:
     """Whether oneDNN has products of this dtype for this CPU."""
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -94,7 +94,7 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
         type(module) is nn.Linear
         and "forward" not in vars(module)
         and type(module.weight) is nn.Parameter
-        and _multiplies(module.weight.dtype)
+        and multiplies(module.weight.dtype)
     )
 
 

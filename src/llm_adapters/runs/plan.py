@@ -14,6 +14,7 @@ from llm_adapters.adapters.attach import attach
 from llm_adapters.config.schema import RunConfig
 from llm_adapters.model import load_config
 from llm_adapters.model.memory import free_bytes
+from llm_adapters.model.prepacked import multiplies
 from llm_adapters.model.without_numbers import WithoutNumbers
 from llm_adapters.runs.training_shape import TrainingShape
 from llm_adapters.train.devices import EFFICIENCY, Gpu
@@ -175,8 +176,9 @@ class _Planned:
             return found
         here = self.gpu is None and shape.device.type == "cpu"
         others = held - shape.base_bytes - (shape.prepacked if here else 0)
-        if shape.dtype == torch.float32:  # of smaller ones there are no copies
-            found["model.dtype=bfloat16 (the base's weights alone)"] = others + shape.base_bytes // 2
+        if shape.dtype == torch.float32:
+            copied = shape.prepacked // 2 if here and multiplies(torch.bfloat16) else 0
+            found["model.dtype=bfloat16 (the base's weights alone)"] = others + shape.base_bytes // 2 + copied
         copied = shape.prepacked_if(quantised=True) if here else 0
         found["model.quantization=bnb-nf4 (the base's weights alone)"] = others + shape.in_nf4 + copied
         return found
