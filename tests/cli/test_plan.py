@@ -1,10 +1,12 @@
 """``llm-adapters plan`` on a tiny model: what it counts, and what it says when memory does not suffice."""
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from llm_adapters.cli import app
-from llm_adapters.errors import ConfigError
+from llm_adapters.errors import ConfigError, ModelError
 from llm_adapters.runs.plan import plan
 from llm_adapters.runs.run import read_config
 from llm_adapters.train.devices import GPUS, gpu
@@ -83,3 +85,45 @@ def test_mistakes() -> None:
 def test_a_name_and_figures_are_one_too_many() -> None:
     with pytest.raises(ConfigError, match="--gpu H100 and figures of a GPU were given"):
         gpu("H100", 24.0, None)
+
+
+def test_processes_share_the_batch_and_with_fsdp_the_base(sets: list[str]) -> None:
+    fsdp = "train.distributed=fsdp"
+    config, sharded = (read_config(None, [*sets, "train.micro_batch=8", *more]) for more in ([], [fsdp]))
+    alone, of_four, shared = (
+        plan(recipe, gpu=GPUS["H100"], processes=processes)
+        for recipe, processes in ((config, 1), (config, 4), (sharded, 4))
+    )
+    assert (alone.micro_batch, of_four.micro_batch) == (8, 2)
+    assert (of_four.tokens, of_four.steps) == (alone.tokens, alone.steps)
+    assert alone.seconds / 4 <= of_four.seconds < alone.seconds / 3  # not below: each waits for the busiest
+    assert of_four.memory["base weights"] == alone.memory["base weights"]
+    assert of_four.peak < alone.peak
+
+    base = alone.memory["base weights"]
+    model = AutoModelForCausalLM.from_pretrained(sets[0].partition("=")[2], dtype=torch.bfloat16)
+    blocks = [sum(p.nbytes for p in layer.parameters()) for layer in model.model.layers]
+    assert shared.memory["base weights, one share of 4"] == base // 4
+    assert shared.memory["base weights, gathered to compute with"] == base - sum(blocks) + 2 * max(blocks)
+    assert plan(sharded, gpu=GPUS["H100"]).memory["base weights"] == base  # one process has nothing to share
+
+
+def test_what_processes_cannot_be_planned_for(sets: list[str]) -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="--processes 2 without a GPU"):
+            plan(read_config(None, sets), processes=2)
+    with pytest.raises(ModelError, match="cannot shard"):
+        plan(read_config(None, [*sets, NF4, "train.distributed=fsdp"]), gpu=GPUS["H100"], processes=2)
+    options = [part for one in [*sets, "train.distributed=fsdp"] for part in ("--set", one)]
+    shown = CliRunner().invoke(app, ["plan", *options, "--gpu", "H100"])
+    assert shown.exit_code == 0, shown.output
+    assert "--processes N" in shown.output
+
+
+def test_where_the_base_is_too_large_for_each_sharding_is_named(sets: list[str]) -> None:
+    config = read_config(None, sets)
+    whole = plan(config, gpu=GPUS["H100"], processes=4)
+    planned = plan(config, gpu=gpu(None, (whole.peak - 1) / 1e9, 1), processes=4)
+    # Of two blocks both are gathered at once, so that a share comes on top.
+    expected = whole.peak + whole.memory["base weights"] // 4
+    assert planned.mends["train.distributed=fsdp (the base's weights alone)"] == expected

@@ -25,6 +25,9 @@ def command(
     gpu_tflops: Annotated[
         float | None, typer.Option("--gpu-tflops", metavar="X", help="Its dense 16-bit TFLOP/s.")
     ] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="That share the training, each on a GPU of that kind.")
+    ] = 1,
 ) -> None:
     """Predict a training's peak memory and time on this machine or a named GPU; loads no weights."""
     from llm_adapters.runs.plan import plan
@@ -32,7 +35,8 @@ def command(
     from llm_adapters.train.devices import gpu as find_gpu
 
     found = find_gpu(gpu, gpu_memory, gpu_tflops)
-    planned = plan(read_config(config, set_ or []), gpu=found, note=lambda text: typer.echo(f"{text} …", err=True))
+    recipe = read_config(config, set_ or [])
+    planned = plan(recipe, gpu=found, processes=processes, note=lambda text: typer.echo(f"{text} …", err=True))
     how = "packed, no padding" if planned.packed else "padded"
     typer.echo(f"parameters   {planned.base:,} frozen in {planned.dtype}, {planned.trained:,} trained")
     typer.echo(
@@ -40,7 +44,8 @@ def command(
     )
     typer.echo(f"time         {duration(planned.seconds)} for training ({planned.rate})")
     typer.echo(
-        f"peak memory  {planned.peak / GB:.2f} GB of {planned.capacity / GB:.1f} GB {'' if found else 'free '}there:"
+        f"peak memory  {planned.peak / GB:.2f} GB of {planned.capacity / GB:.1f} GB {'' if found else 'free '}there"
+        f"{', in each process' if processes > 1 else ''}:"
     )
     for what, size in planned.memory.items():
         typer.echo(f"  {size / GB:8.2f} GB  {what}")
@@ -50,3 +55,5 @@ def command(
             typer.echo(
                 f"  {size / GB:8.2f} GB  {change}{'' if size <= planned.capacity else '  (does not fit either)'}"
             )
+    if recipe.train.distributed == "fsdp" and processes == 1:
+        typer.echo("\ntrain.distributed=fsdp shards the base over several processes: --processes N predicts one of N.")

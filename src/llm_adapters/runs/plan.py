@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from llm_adapters.adapters.attach import attach
 from llm_adapters.config.schema import RunConfig
+from llm_adapters.errors import ConfigError
 from llm_adapters.model import load_config
 from llm_adapters.model.memory import free_bytes
 from llm_adapters.model.prepacked import multiplies
@@ -68,16 +69,34 @@ class Plan:
         return self.peak <= self.capacity
 
 
-def plan(config: RunConfig, *, gpu: Gpu | None = None, note: Callable[[str], None] = lambda _text: None) -> Plan:
+def plan(
+    config: RunConfig,
+    *,
+    gpu: Gpu | None = None,
+    processes: int = 1,
+    note: Callable[[str], None] = lambda _text: None,
+) -> Plan:
     """Predict the training of a configuration on this machine, or on a GPU that need not be there.
 
     Peak memory on a CPU is the process's resident memory, on a GPU what torch allocates there and the CUDA context.
 
+    Args:
+        gpu: in the place of this machine.
+        processes: that share the training, each on a GPU of its own; what is predicted is the busiest of them. What
+            they say to each other takes no time here.
+        note: told of what takes a moment.
+
     Raises:
-        UserError: whatever is wrong with the configuration, the model's or the data.
+        UserError: whatever is wrong with the configuration, the model's or the data; several processes on a CPU, whose
+            cores they would share.
     """
+    if processes > 1 and gpu is None and not torch.cuda.is_available():
+        raise ConfigError(
+            f"--processes {processes} without a GPU: processes on one CPU share its cores, so nothing is known of them",
+            mend="name a GPU: --gpu H100, or --gpu-memory and --gpu-tflops",
+        )
     there = None if gpu is None else torch.bfloat16 if gpu.bfloat16 else torch.float32
-    shape = TrainingShape.of(config, dtype=there, note=note)
+    shape = TrainingShape.of(config, dtype=there, processes=processes, note=note)
     with WithoutNumbers():
         adapter = attach(shape.model, list(config.adapter), "plan", tokenizer=shape.tokenizer)
     shape.settle_sharing()
@@ -140,6 +159,8 @@ class _Planned:
             logits = operations.of_logits(extents) + operations.of_logits(judged, backward=False)
             rate = self.gpu.rate(shape.dtype)
             best = f"{EFFICIENCY:.0%} of what {self.gpu.name} does at best, assumed, not measured"
+            if shape.processes > 1:
+                best += f"; each of {shape.processes} processes, without what they say to each other"
             return (layers + logits) / rate, f"{rate / 1e12:.0f} TFLOP/s: {best}"
         self.note("measuring the speed of this machine")
         by_tokens = sorted(shape.work.pieces, key=lambda piece: sum(len(example.input_ids) for example in piece))
@@ -172,8 +193,11 @@ class _Planned:
                 f"train.gradient_checkpointing=true train.micro_batch={size}": peak(size) for size in (shape.size, 1)
             }
             shape.model.gradient_checkpointing_disable()
-        if shape.dequantised:
+        if shape.dequantised or shape.sharded:
             return found
+        if shape.processes > 1:
+            shared = sum(replace(shape, sharded=True).weights.values())
+            found["train.distributed=fsdp (the base's weights alone)"] = held - shape.base_bytes + shared
         here = self.gpu is None and shape.device.type == "cpu"
         others = held - shape.base_bytes - (shape.prepacked if here else 0)
         if shape.dtype == torch.float32:

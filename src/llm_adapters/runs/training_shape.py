@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from llm_adapters.model.fused import has_kernels
 from llm_adapters.model.prepacked import bytes_to_train
 from llm_adapters.model.quantised_linears import bytes_as
 from llm_adapters.model.quantization import KINDS, stored_quantization
+from llm_adapters.model.sites import find_sites
 from llm_adapters.runs.training_data import TrainingData
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.beginnings import shares_beginnings
@@ -25,6 +27,7 @@ from llm_adapters.train.counting import count
 from llm_adapters.train.loss import labelled_tokens
 from llm_adapters.train.memory import compute_activations_again
 from llm_adapters.train.operations import Operations
+from llm_adapters.train.sharding import refuse_quantised
 from llm_adapters.train.workload import Extent, Workload
 
 _MOMENTS = 2  # of AdamW, each as large as the adapter
@@ -46,6 +49,9 @@ class TrainingShape:
         examples, judges: what is trained on and validated on, with at least one label each.
         size: rows of a micro-batch.
         work: the micro-batches.
+        processes: that share every batch.
+        sharded: whether they share the base too.
+        gathered: bytes of weights that each would hold beside its share then.
     """
 
     config: RunConfig
@@ -62,6 +68,9 @@ class TrainingShape:
     judges: Sequence[Encoded]
     size: int
     work: Workload
+    processes: int
+    sharded: bool
+    gathered: int
 
     @classmethod
     def of(
@@ -70,6 +79,7 @@ class TrainingShape:
         *,
         dtype: torch.dtype | None = None,
         as_written: bool = False,
+        processes: int = 1,
         note: Callable[[str], None] = lambda _text: None,
     ) -> TrainingShape:
         """Read the data, make the empty model, and order the micro-batches as the run will.
@@ -78,6 +88,7 @@ class TrainingShape:
             config: of the run; its adapter is not attached.
             dtype: what ``auto`` is, for a device that is not here.
             as_written: the model computes as it is written, without what is fused on this machine's CPU.
+            processes: that share every batch, and with ``distributed: fsdp`` the base.
             note: told of what takes a moment.
 
         Raises:
@@ -92,6 +103,9 @@ class TrainingShape:
         fused = elsewhere or has_kernels(device)
         model: Any = empty_model(source.source, dtype=dtype, trust_remote_code=source.trust_remote_code)
         kind = source.quantization if source.quantization in KINDS else stored_quantization(model.config)
+        sharded = settings.distributed == "fsdp" and processes > 1
+        if sharded:
+            refuse_quantised(kind)
         held, dequantised = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()]), 0
         if kind in KINDS:
             held, dequantised = bytes_as(model, kind)
@@ -112,14 +126,15 @@ class TrainingShape:
         model.train()
         batches = Batches(
             model, pad_id=0, device=torch.device("cpu"), packed=settings.packing,
-            fused=fused and not (settings.compile or as_written),
-            recompute=not (settings.compile or as_written),
+            fused=fused and not (settings.compile or as_written or sharded),
+            recompute=not (settings.compile or as_written or sharded), apart=not sharded,
         )  # fmt: skip
-        size = settings.micro_batch or settings.batch_size
+        size = min(settings.micro_batch or settings.batch_size, math.ceil(settings.batch_size / processes))
         return cls(
             config, device, dtype, model, tokenizer, sum(parameter.numel() for parameter in model.parameters()), held,
             dequantised, sum(bytes_as(model, "bnb-nf4")), batches, encoded, judges, size,
-            Workload.of(encoded, settings, batches, seed=config.seed, size=size),
+            Workload.of(encoded, settings, batches, seed=config.seed, size=size, processes=processes),
+            processes, sharded, _gathered(model),
         )  # fmt: skip
 
     def settle_sharing(self) -> None:
@@ -129,8 +144,20 @@ class TrainingShape:
 
     def with_rows(self, size: int) -> TrainingShape:
         """The same training with micro-batches of another size."""
-        work = Workload.of(self.examples, self.config.train, self.batches, seed=self.config.seed, size=size)
+        work = Workload.of(
+            self.examples, self.config.train, self.batches, seed=self.config.seed, size=size, processes=self.processes
+        )
         return replace(self, size=size, work=work)
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Bytes of the base in each process."""
+        if not self.sharded:
+            return {"base weights": self.base_bytes}
+        return {
+            f"base weights, one share of {self.processes}": self.base_bytes // self.processes,
+            "base weights, gathered to compute with": self.gathered,
+        }
 
     def memory(self, adapter: Any) -> dict[str, int]:
         """Bytes by what holds them at the fullest micro-batch: by its tokens, what its attention takes, or its logits.
@@ -153,7 +180,7 @@ class TrainingShape:
         ]
         most = max(found, key=lambda each: each.peak_bytes)
         parts = {
-            "base weights": self.base_bytes,
+            **self.weights,
             "adapter, AdamW's moments": (1 + _MOMENTS) * sum(each.nbytes for each in adapter.parameters()),
             "gradients, saved activations": most.saved_bytes,
             "backward pass, logits": most.peak_bytes - most.saved_bytes,
@@ -204,5 +231,14 @@ class TrainingShape:
         settings = self.config.train
         every = settings.validate_every or -(-len(self.examples) // settings.batch_size)
         once = settings.model_copy(update={"epochs": 1.0, "steps": None})
-        work = Workload.of(self.judges, once, self.batches, seed=self.config.seed, size=self.size)
+        work = Workload.of(
+            self.judges, once, self.batches, seed=self.config.seed, size=self.size, processes=self.processes
+        )
         return work.extents(self.batches) * -(-self.work.steps // every)
+
+
+def _gathered(model: Any) -> int:
+    """Bytes of what is whole at once of a sharded base: two blocks, one on its way, and all that is in no block."""
+    weights = {id(each): each.nbytes for each in [*model.parameters(), *model.buffers()]}
+    blocks = [sum(weights.pop(id(each), 0) for each in block.parameters()) for block in find_sites(model).blocks]
+    return sum(weights.values()) + sum(sorted(blocks)[-2:])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.encoding import IGNORED, Encoded
-from llm_adapters.train.batches import Batches
+from llm_adapters.train.batches import Batches, balanced
 from llm_adapters.train.beginnings import shared_beginning
 from llm_adapters.train.loss import labelled_tokens
 from llm_adapters.train.order import Order, total_steps
@@ -42,11 +43,11 @@ class Extent:
 
 @dataclass(frozen=True)
 class Workload:
-    """All micro-batches of a training.
+    """All micro-batches of a training, in several processes those of the busiest in each step.
 
     Attributes:
         steps: optimiser steps.
-        tokens: tokens read, padding not counted.
+        tokens: tokens read, by all processes, padding not counted.
         pieces: every micro-batch of every step.
         accumulating: whether a step has more than one.
     """
@@ -58,7 +59,14 @@ class Workload:
 
     @classmethod
     def of(
-        cls, examples: Sequence[Encoded], settings: TrainSection, batches: Batches, *, seed: int, size: int
+        cls,
+        examples: Sequence[Encoded],
+        settings: TrainSection,
+        batches: Batches,
+        *,
+        seed: int,
+        size: int,
+        processes: int = 1,
     ) -> Workload:
         """The micro-batches of at most ``size`` rows that training on ``examples`` will make."""
         steps = total_steps(len(examples), settings)
@@ -68,9 +76,12 @@ class Workload:
         for step in range(steps):
             batch = [examples[index] for index in order.batch(step)]
             lengths = [len(example.input_ids) for example in batch]
-            indices = batches.pieces(lengths, size)
-            pieces += [[batch[index] for index in piece] for piece in indices]
-            most, tokens = max(most, len(indices)), tokens + sum(lengths)
+            tokens += sum(lengths)
+            shares = balanced(lengths, processes, math.ceil(len(batch) / processes))
+            busiest = max(shares, key=lambda share: sum(lengths[index] for index in share))
+            indices = batches.pieces([lengths[index] for index in busiest], size)
+            pieces += [[batch[busiest[index]] for index in piece] for piece in indices]
+            most = max(most, len(indices))
         return cls(steps, tokens, pieces, most > 1)
 
     def extents(self, batches: Batches) -> list[Extent]:
