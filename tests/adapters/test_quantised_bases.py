@@ -22,7 +22,8 @@ from llm_adapters.adapters.merge import merge
 from llm_adapters.adapters.method import methods
 from llm_adapters.errors import AdapterError
 from llm_adapters.model.loading import load_model
-from llm_adapters.model.packing import PROBE, can_pack, packing
+from llm_adapters.model.packing import packing
+from llm_adapters.model.packing_trial import PROBE, can_pack
 from llm_adapters.model.quantised_linears import dequantised, is_quantised, quantised_linears
 from llm_adapters.model.quantization import KINDS
 from llm_adapters.model.sites import find_sites

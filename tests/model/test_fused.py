@@ -245,19 +245,21 @@ def test_without_gradient_and_trained_the_model_computes_by_itself(trained: bool
         torch.testing.assert_close(net(states), plain(states), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("family", [family for family in NORMS if NORMS[family] or GATED[family]])
-def test_in_bfloat16_it_is_as_near_to_exact_numbers_as_the_model_itself(family: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "olmo", "phi3"])  # Gemma's norms are its own in half precision
+def test_in_half_precision_it_is_as_near_to_exact_numbers_as_the_model_itself(family: str, dtype: torch.dtype) -> None:
     """On the mean of some inputs: of a single one either may round the luckier way."""
     model, _ = _randomised(family)
-    exact, half = copy.deepcopy(model).double(), copy.deepcopy(model).bfloat16()
+    half = model.to(dtype)
+    exact = copy.deepcopy(half).double()
     fused = Fused(half)
     assert fused._forwards
     away = torch.zeros(2, 2)
     for _ in range(6):
-        embeddings = model.get_input_embeddings()(torch.randint(3, VOCABULARY, (2, 11))).detach().bfloat16()
+        embeddings = half.get_input_embeddings()(torch.randint(3, VOCABULARY, (2, 11))).detach()
         wanted, own = _run(exact, embeddings.double()), _run(half, embeddings)
         with fused():
             found = _run(half, embeddings)
         for side, results in enumerate((found, own)):
             away[side] += torch.tensor([float((a - b).norm()) for a, b in zip(results, wanted, strict=True)])
-    assert (away[0] <= 1.25 * away[1]).all()
+    assert (away[0] <= 1.05 * away[1]).all()

@@ -20,7 +20,8 @@ from llm_adapters.data.encoding import Encoded
 from llm_adapters.model import flash_kernel, packed_flash
 from llm_adapters.model.flash_kernel import Bounds, formula
 from llm_adapters.model.packed_flash import layout_of
-from llm_adapters.model.packing import can_pack, packing
+from llm_adapters.model.packing import packing
+from llm_adapters.model.packing_trial import can_pack
 from llm_adapters.model.sites import find_sites
 from llm_adapters.model.trial import passed
 from tiny import put_on, small, tiny_model, token_ids

@@ -50,8 +50,14 @@ def test_hooks_stay_in_force_and_an_error_leaves_the_model_as_it_was() -> None:
 
 def test_what_it_does_not_know_or_has_no_room_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Prepacked(_net().double())._forwards == []
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    assert Prepacked(_net().bfloat16())._forwards == []
+    with monkeypatch.context() as without:
+        without.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+        assert Prepacked(_net().bfloat16())._forwards == []
+        assert module.bytes_to_train(_net().requires_grad_(False), torch.bfloat16) == 0
+    with monkeypatch.context() as without:
+        without.setattr(module, "_available", lambda: False)
+        without.delattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")  # as in a PyTorch without oneDNN
+        assert Prepacked(_net().bfloat16())._forwards == []
     monkeypatch.setattr(module, "free_bytes", lambda _device: 4 * 4 * (24 * 40 + 40 * 8) - 1)
     assert Prepacked(_net())._forwards == []
     monkeypatch.setattr(module, "total_bytes", lambda: 8 * 4 * (24 * 40 + 40 * 8) - 1)
@@ -95,7 +101,7 @@ def test_the_gradient_where_memory_was_for_the_forward_pass_alone(monkeypatch: p
     torch.testing.assert_close(states.grad, expected)
 
 
-def test_half_precision_goes_the_usual_way() -> None:
+def test_under_autocast_it_goes_the_usual_way() -> None:
     net = _net().requires_grad_(False)
     states = torch.randn(5, 24, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -104,15 +110,23 @@ def test_half_precision_goes_the_usual_way() -> None:
             torch.testing.assert_close(net(states), expected, rtol=0, atol=0)
 
 
-@pytest.mark.skipif(not module.multiplies(torch.bfloat16), reason="oneDNN multiplies no bfloat16 on this CPU")
-def test_bfloat16_is_rounded_once_forward_and_backward() -> None:
+@pytest.mark.skipif(not module.supports(torch.bfloat16), reason="oneDNN multiplies no bfloat16 on this CPU")
+def test_in_bfloat16_only_the_result_is_rounded() -> None:
     net = _net().requires_grad_(False)[:3].bfloat16()
     states = torch.randn(3, 7, 24).bfloat16().requires_grad_()
-    wide = net[0](states).detach().float()  # between the two maps: each rounds what it gives
+    exact = net[0].weight.double()
     with Prepacked(net, training=True)():
         assert "forward" in vars(net[0])
         found = net[0](states)
         (gradient,) = torch.autograd.grad(found.sum(), states)
-    torch.testing.assert_close(found.float(), wide, rtol=2**-7, atol=1e-3)
-    exact = net[0].weight.double().sum(0).expand_as(states)
-    torch.testing.assert_close(gradient.double(), exact, rtol=2**-8, atol=1e-3)
+    torch.testing.assert_close(found.double(), states.double() @ exact.T + net[0].bias.double(), rtol=2**-8, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), exact.sum(0).expand_as(states), rtol=2**-8, atol=1e-6)
+
+
+def test_there_may_be_room_for_copies_of_half_the_size_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = _net().requires_grad_(False)
+    size = 4 * (24 * 40 + 40 * 8)
+    monkeypatch.setattr(module, "total_bytes", lambda: 8 * (size - 1))
+    assert module.bytes_to_train(net) == 0
+    if module.supports(torch.bfloat16):
+        assert module.bytes_to_train(net, torch.bfloat16) == size // 2  # for the forward pass alone

@@ -7,12 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from llm_adapters.adapters.attach import attach
 from llm_adapters.adapters.method import methods
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.model import packing as packing_module
-from llm_adapters.model.packing import can_pack, packing
+from llm_adapters.model.packing import packing
+from llm_adapters.model.packing_trial import can_pack
 from llm_adapters.model.sites import find_sites
+from llm_adapters.model.without_numbers import WithoutNumbers
 from llm_adapters.train.batches import Batches
+from llm_adapters.train.counting import count
 from llm_adapters.train.loss import labelled_tokens, summed_loss
 from tiny import ALL_FAMILIES, put_on, small, tiny_model
 from tiny_training import examples, summed_gradients
@@ -57,31 +61,45 @@ def test_packed_is_unpacked(name: str) -> None:
     _expect_equal(model, put_on(model, small(name), "a"), examples(9))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", list(methods()))
-def test_in_bfloat16_gradients_are_those_of_float32_but_for_rounding(
-    monkeypatch: pytest.MonkeyPatch, name: str
+def test_in_half_precision_gradients_are_those_of_float32_but_for_rounding(
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype
 ) -> None:
-    seen = set()
+    attended_in = set()
 
     def watched(module: Any, query: Tensor, *given: Any, **named: Any) -> Any:
-        seen.add((query.dtype, torch.is_grad_enabled()))
+        attended_in.add((query.dtype, torch.is_grad_enabled()))
         return sdpa(module, query, *given, **named)
 
     sdpa = packing_module.sdpa_attention_forward
     monkeypatch.setattr(packing_module, "sdpa_attention_forward", watched)
-    half = tiny_model("llama").bfloat16()
-    wide = copy.deepcopy(half).float()  # the same rounded weights
-    rows = examples(9, beginning=0 if name in ("prefix", "prompt", "p_tuning") else 4)
-    found, expected = (
-        summed_gradients(
-            model, put_on(model, small(name), "a"), rows, packed=True, size=4, sharing=len(rows[0].input_ids) > 8
-        )
-        for model in (half, wide)
+    half = tiny_model("llama").to(dtype)
+    rounded = copy.deepcopy(half).float()  # the same weights
+    shares = name not in ("prefix", "prompt", "p_tuning")
+    rows = examples(9, beginning=4 if shares else 0)
+    loss, found = summed_gradients(half, put_on(half, small(name), "a"), rows, packed=True, size=4, sharing=shares)
+    assert (torch.float32, True) in attended_in
+    assert (dtype, True) not in attended_in  # its backward pass is slow
+    plain, expected = summed_gradients(
+        rounded, put_on(rounded, small(name), "a"), rows, packed=True, size=4, sharing=shares
     )
-    assert found[0] == pytest.approx(expected[0], rel=1e-2)
-    assert float((found[1] - expected[1]).norm()) <= 0.05 * float(expected[1].norm())
-    assert (torch.float32, True) in seen
-    assert (torch.bfloat16, True) not in seen  # its backward pass is slow
+    assert loss == pytest.approx(plain, rel=1e-2)
+    assert float((found - expected).norm()) <= 0.05 * float(expected.norm())
+
+
+def test_a_plan_counts_the_float32_copies_of_a_cpu_and_of_no_gpu() -> None:
+    with torch.device("meta"):
+        model = copy.deepcopy(tiny_model("llama")).bfloat16().to("meta")
+    with WithoutNumbers():
+        adapter = attach(model, small("lora"), "a")
+    model.train()
+    on_cpu, elsewhere = (
+        count(model, Batches(model, pad_id=0, device=CPU, on_cpu=on_cpu), examples(4), accumulating=False)
+        for on_cpu in (True, False)
+    )
+    assert adapter.count() > 0
+    assert on_cpu.saved_bytes > elsewhere.saved_bytes
 
 
 @pytest.mark.parametrize("name", ["lora", "prefix", "prompt"])

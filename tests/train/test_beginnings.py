@@ -16,7 +16,7 @@ from llm_adapters.adapters.method import methods
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.collate import collate_packed
 from llm_adapters.data.encoding import IGNORED, Encoded
-from llm_adapters.model.packing import PROBE, PROBE_SHARED, can_pack, can_share
+from llm_adapters.model.packing_trial import PROBE, PROBE_SHARED, can_pack, can_share
 from llm_adapters.model.sites import find_sites
 from llm_adapters.train import batches as batches_module
 from llm_adapters.train import stepper as stepper_module

@@ -12,7 +12,7 @@ from torch import nn
 from llm_adapters.data.collate import collate_packed
 from llm_adapters.data.encoding import Encoded
 from llm_adapters.errors import TrainingError
-from llm_adapters.model.packing import PROBE, PROBE_SHARED
+from llm_adapters.model.packing_trial import PROBE, PROBE_SHARED
 from llm_adapters.train import TrainResult
 from llm_adapters.train import batches as batches_module
 from llm_adapters.train import cohort as cohort_module

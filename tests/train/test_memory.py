@@ -10,7 +10,7 @@ from torch import nn
 import llm_adapters as la
 from llm_adapters.errors import TrainingError
 from llm_adapters.model.memory import is_out_of_memory
-from llm_adapters.model.packing import PROBE, PROBE_SHARED
+from llm_adapters.model.packing_trial import PROBE, PROBE_SHARED
 from llm_adapters.train.memory import shrinking
 from tiny import tiny_model
 from tiny_training import metrics, same, tiny_training

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llm_adapters.adapters.routing import LayerPrefix, Stack
 from llm_adapters.errors import MethodError, RouteError
 from llm_adapters.model.exceptions import family
-from llm_adapters.model.packing import PACKED, Documents
+from llm_adapters.model.packing import PACKED, WIDENED, Documents
 
 if TYPE_CHECKING:
     from llm_adapters.adapters.engine import Engine
@@ -99,7 +99,7 @@ class AttentionHook:
 
     def _packs(self) -> bool:
         decoder: Any = self.engine.base.sites.decoder
-        return bool(decoder.config._attn_implementation == PACKED)
+        return decoder.config._attn_implementation in (PACKED, WIDENED)
 
     def _seen(self, seen: Mapping[Stack, tuple[int, int]], documents: Documents | None) -> list[list[tuple[int, int]]]:
         """The virtual tokens (from, to) that each document of the one row sees."""

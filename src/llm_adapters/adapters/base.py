@@ -16,7 +16,7 @@ from llm_adapters.adapters.forms import KVShape
 from llm_adapters.adapters.forms.key_values import KeyValue
 from llm_adapters.errors import MethodError, UserError
 from llm_adapters.model.exceptions import family
-from llm_adapters.model.packing import PACKED
+from llm_adapters.model.packing import PACKED, WIDENED
 from llm_adapters.model.quantised_linears import quantization_of
 from llm_adapters.model.row_blocks import BLOCKWISE
 from llm_adapters.model.sites import SiteMap
@@ -78,7 +78,7 @@ class Base:
             MethodError: the attention implementation takes no mask of its own.
         """
         kind = getattr(self.model.config, "_attn_implementation", "eager")
-        if kind not in ("sdpa", "eager", PACKED, BLOCKWISE):
+        if kind not in ("sdpa", "eager", PACKED, WIDENED, BLOCKWISE):
             raise MethodError(
                 f"prefix and prompt methods do not run with attn_implementation='{kind}'",
                 allowed=["sdpa", "eager"],

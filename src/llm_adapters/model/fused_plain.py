@@ -48,7 +48,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        size = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=_wide(states))
+        size = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=_summed_in(states))
         inverse = size.square_().div_(states.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(states, weight, inverse)
         return (states * inverse).mul_(weight).to(states.dtype)
@@ -57,13 +57,13 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
         states, weight, inverse = ctx.saved_tensors
-        wide, inner = states.to(_wide(states)), outer[0].to(_wide(states)) * weight
+        wide, inner = states.to(_summed_in(states)), outer[0].to(_summed_in(states)) * weight
         along = torch.linalg.vecdot(inner, wide)[..., None]
         inner.mul_(inverse).addcmul_(wide, along * inverse**3, value=-1 / states.shape[-1])
         return inner.to(states.dtype), None, None
 
 
-def _wide(states: Tensor) -> torch.dtype:
+def _summed_in(states: Tensor) -> torch.dtype:
     return torch.promote_types(states.dtype, torch.float32)
 
 

@@ -7,7 +7,6 @@ the forward pass as the keyword ``documents``.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,10 +16,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from llm_adapters.model import flash_kernel, packed_flash
-from llm_adapters.model.quantised_linears import quantised_linears
+from llm_adapters.model import packed_flash
 from llm_adapters.model.recomputed import recomputed
-from llm_adapters.model.sites import SiteMap
 
 Documents = Sequence[Sequence[int]]
 """Tokens of the documents of every row, in their order; of each row they sum up to T."""
@@ -28,11 +25,8 @@ Documents = Sequence[Sequence[int]]
 PACKED = "llm_adapters_packed"
 """Name of this attention in ``config._attn_implementation``, while :func:`packing` is in force."""
 
-PROBE = ((5, 3, 4), (6, 6))
-"""The documents of the two rows on which packing is tried."""
-
-PROBE_SHARED, BEGINNINGS = ((8, 3, 4),), ((0, 3, 3),)
-"""Those of the row on which a shared beginning is tried, and how long that is."""
+WIDENED = "llm_adapters_packed_float32"
+"""Its name where it is computed in float32 while gradients are taken."""
 
 
 def packed_attention(
@@ -64,11 +58,6 @@ def packed_attention(
     Returns:
         (B, T, H, d), and no weights.
     """
-    if _crawls_back(query):
-        given = (query, key, value, attention_mask)
-        wide: Any = (x if x is None or x.dtype == torch.bool else x.float() for x in given)
-        options |= {"documents": documents, "beginnings": beginnings, "virtual": virtual}
-        return recomputed(torch.Tensor.to, packed_attention(module, *wide, **options)[0], query.dtype), None
     if documents is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     before = key.shape[2] - query.shape[2]
@@ -102,6 +91,21 @@ def packed_attention(
     return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
 
 
+def widened_attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """:func:`packed_attention` in float32 where gradients are taken, for half precision on a CPU.
+
+    There torch's backward pass in bfloat16 takes longer than in float32, also on a CPU with matrix units for bfloat16.
+    """
+    if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return packed_attention(module, query, key, value, attention_mask, **options)
+    given = (query, key, value, attention_mask)
+    wide: Any = (x if x is None or x.dtype == torch.bool else x.float() for x in given)
+    found, _ = packed_attention(module, *wide, **options)
+    return recomputed(torch.Tensor.to, found, query.dtype), None
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would look at every length, and compile for each
 def _at_once(
     query: Tensor,
@@ -133,11 +137,6 @@ def _window(window: int | None, before: int, documents: Documents, beginnings: D
         return window
     longest = before + max(map(max, documents)) + (0 if beginnings is None else max(map(max, beginnings)))
     return window if longest > window else None
-
-
-def _crawls_back(query: Tensor) -> bool:
-    """Half precision on a CPU, even one that multiplies bfloat16: there the backward pass takes twice as long."""
-    return query.device.type == "cpu" and query.dtype.itemsize < 4 and torch.is_grad_enabled()
 
 
 def _joined(*documents: Tensor) -> Tensor:
@@ -209,92 +208,23 @@ def _both(mask: Tensor | None, near: Tensor | None) -> Tensor | None:
 
 
 AttentionInterface.register(PACKED, packed_attention)
+AttentionInterface.register(WIDENED, widened_attention)
 
 
 @contextmanager
-def packing(decoder: Any) -> Iterator[None]:
+def packing(decoder: Any, *, widened: bool = False) -> Iterator[None]:
     """Let ``decoder`` attend by documents; every forward pass inside needs the keyword ``documents``.
 
     Gradient checkpointing computes again in the backward pass, which therefore belongs inside as well.
+
+    Args:
+        decoder: of a model.
+        widened: whether it attends in float32 while gradients are taken.
     """
     before = decoder.config._attn_implementation
-    decoder.config._attn_implementation = {"": PACKED}  # of this configuration, and not of those inside it
+    name = WIDENED if widened else PACKED
+    decoder.config._attn_implementation = {"": name}  # of this configuration, and not of those inside it
     try:
         yield
     finally:
         decoder.config._attn_implementation = {"": before}
-
-
-def can_pack(model: Any, sites: SiteMap) -> bool:
-    """Whether documents packed into rows give this model's hidden states what each alone gives them; it is tried.
-
-    State that is carried on between tokens (convolutions, recurrence), positions that cannot be given, or attention
-    that does not come through transformers' interface: all show in the numbers of a few tokens.
-    """
-    decoder: Any = sites.decoder
-    config = decoder.config
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if config._attn_implementation != "sdpa" or not kinds <= {"full_attention", "sliding_attention"}:
-        return False
-    if "position_ids" not in inspect.signature(decoder.forward).parameters:
-        return False
-    packed_flash.try_for(model)
-    # A kernel that passed its trial and fails in this model is no reason not to pack.
-    return _agrees(model, decoder, PROBE) or (flash_kernel.give_up() and _agrees(model, decoder, PROBE))
-
-
-def can_share(model: Any, sites: SiteMap) -> bool:
-    """Whether a model that can pack also takes documents that share a beginning; it is tried.
-
-    Not one that masks by itself, and not one whose tokens see those behind them.
-    """
-    return _agrees(model, sites.decoder, PROBE_SHARED, BEGINNINGS)
-
-
-@torch.no_grad()
-def _agrees(model: Any, decoder: Any, documents: Documents, beginnings: Documents | None = None) -> bool:
-    """Whether packed documents, each behind so many first tokens of its row, get what each alone gets."""
-    device = model.get_input_embeddings().weight.device
-    if device.type == "meta":  # no numbers to try it with: what the structure allows
-        return True
-    width = sum(documents[0])
-    ids = torch.arange(len(documents) * width, device=device).view(-1, width)
-    ids %= model.get_input_embeddings().weight.shape[0]
-    begins = [[0] * len(row) for row in documents] if beginnings is None else beginnings
-    positions = [
-        [begin + place for begin, length in zip(*pair, strict=True) for place in range(length)]
-        for pair in zip(begins, documents, strict=True)
-    ]
-    was_training, quantised = model.training, quantised_linears(decoder)
-    shared = {} if beginnings is None else {"beginnings": beginnings}
-
-    def states(ids: Tensor, **options: Any) -> Tensor:
-        """Hidden states, as in training: bitsandbytes has other kernels where no gradient is wanted."""
-        given = {"input_ids": ids}
-        if quantised:
-            given = {"inputs_embeds": model.get_input_embeddings()(ids).detach().requires_grad_()}
-        with torch.set_grad_enabled(bool(quantised)):
-            found: Tensor = decoder(**given, use_cache=False, **options).last_hidden_state
-        return found.detach()
-
-    model.eval()
-    for module in quantised:  # nor does it quantise states by the rows of a batch then
-        module.train()
-    try:
-        with packing(decoder):
-            places = torch.tensor(positions, device=device)
-            packed = states(ids, position_ids=places, documents=documents, **shared)
-        alone = [
-            states(torch.cat([row[:begin], part])[None])[0, begin:]
-            for row, own, lengths in zip(ids, begins, documents, strict=True)
-            for begin, part in zip(own, row.split(list(lengths)), strict=True)
-        ]
-    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
-        return False
-    finally:
-        model.train(was_training)
-    expected = torch.cat(alone).view_as(packed).float()
-    # Half precision rounds otherwise in other shapes; so do 8-bit maps that quantise what they are given.
-    exact = packed.dtype == torch.float32 and not quantised
-    tolerance = 1e-4 if exact else 0.05
-    return bool((packed.float() - expected).abs().max() <= tolerance * expected.abs().max())

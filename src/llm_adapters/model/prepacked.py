@@ -52,10 +52,17 @@ class Prepacked:
                 del vars(module)["forward"]
 
 
-def bytes_to_train(model: nn.Module) -> int:
-    """Bytes of the copies that a training of this model on this machine's CPU will hold, whatever device it is on."""
-    forth, back = _copied(_linears(model, training=True), _OF_ALL * total_bytes(), training=True)
-    return _bytes(forth) + _bytes(back)
+def bytes_to_train(model: nn.Module, dtype: torch.dtype | None = None) -> int:
+    """Bytes of the copies that a training of this model on this machine's CPU will hold, whatever device it is on.
+
+    Args:
+        dtype: of its weights, if they will not be float32 as they are.
+    """
+    if dtype is not None and not supports(dtype):
+        return 0
+    smaller = torch.float32.itemsize // (dtype or torch.float32).itemsize
+    forth, back = _copied(_linears(model, training=True), smaller * _OF_ALL * total_bytes(), training=True)
+    return (_bytes(forth) + _bytes(back)) // smaller
 
 
 def _copied(linears: list[nn.Linear], limit: float, *, training: bool) -> tuple[list[nn.Linear], list[nn.Linear]]:
@@ -73,10 +80,10 @@ def _available() -> bool:
     return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def multiplies(dtype: torch.dtype) -> bool:
+def supports(dtype: torch.dtype) -> bool:
     """Whether oneDNN has products of this dtype for this CPU."""
     if dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return _available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype == torch.float32
 
 
@@ -94,7 +101,7 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
         type(module) is nn.Linear
         and "forward" not in vars(module)
         and type(module.weight) is nn.Parameter
-        and multiplies(module.weight.dtype)
+        and supports(module.weight.dtype)
     )
 
 

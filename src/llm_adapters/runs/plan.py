@@ -15,7 +15,6 @@ from llm_adapters.config.schema import RunConfig
 from llm_adapters.errors import ConfigError
 from llm_adapters.model import load_config
 from llm_adapters.model.memory import free_bytes
-from llm_adapters.model.prepacked import multiplies
 from llm_adapters.model.without_numbers import WithoutNumbers
 from llm_adapters.runs.training_shape import TrainingShape
 from llm_adapters.train.devices import EFFICIENCY, Gpu
@@ -201,7 +200,7 @@ class _Planned:
         here = self.gpu is None and shape.device.type == "cpu"
         others = held - shape.base_bytes - (shape.prepacked if here else 0)
         if shape.dtype == torch.float32:
-            copied = shape.prepacked // 2 if here and multiplies(torch.bfloat16) else 0
+            copied = shape.prepacked_if(quantised=False, dtype=torch.bfloat16) if here else 0
             found["model.dtype=bfloat16 (the base's weights alone)"] = others + shape.base_bytes // 2 + copied
         copied = shape.prepacked_if(quantised=True) if here else 0
         found["model.quantization=bnb-nf4 (the base's weights alone)"] = others + shape.in_nf4 + copied

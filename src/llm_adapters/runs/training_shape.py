@@ -15,7 +15,6 @@ from llm_adapters.data.encoding import Encoded
 from llm_adapters.data.templates import get_template
 from llm_adapters.errors import DataError
 from llm_adapters.model import dtype_on, empty_model, load_tokenizer
-from llm_adapters.model.fused import has_kernels
 from llm_adapters.model.prepacked import bytes_to_train
 from llm_adapters.model.quantised_linears import bytes_as
 from llm_adapters.model.quantization import KINDS, stored_quantization
@@ -100,7 +99,6 @@ class TrainingShape:
         elsewhere = dtype is not None
         if dtype is None or source.dtype != "auto":
             dtype = dtype_on(source.dtype, device)
-        fused = elsewhere or has_kernels(device)
         model: Any = empty_model(source.source, dtype=dtype, trust_remote_code=source.trust_remote_code)
         kind = source.quantization if source.quantization in KINDS else stored_quantization(model.config)
         sharded = settings.distributed == "fsdp" and processes > 1
@@ -126,8 +124,9 @@ class TrainingShape:
         model.train()
         batches = Batches(
             model, pad_id=0, device=torch.device("cpu"), packed=settings.packing,
-            fused=fused and not (settings.compile or as_written or sharded),
+            fused=not (settings.compile or as_written or sharded),
             recompute=not (settings.compile or as_written or sharded), apart=not sharded,
+            on_cpu=not elsewhere and device.type == "cpu",
         )  # fmt: skip
         size = min(settings.micro_batch or settings.batch_size, math.ceil(settings.batch_size / processes))
         return cls(
@@ -208,10 +207,10 @@ class TrainingShape:
         """Bytes of weights that a training on a CPU copies into the layout of its kernels; 0 if it does not."""
         return self.prepacked_if(quantised=self.dequantised > 0)
 
-    def prepacked_if(self, *, quantised: bool) -> int:
-        """Those bytes over a base that is quantised, or over this one as it is."""
+    def prepacked_if(self, *, quantised: bool, dtype: torch.dtype | None = None) -> int:
+        """Those bytes over a base that is quantised, or over this one, as it is or in another dtype."""
         plain = self.model.get_output_embeddings() if quantised else self.model  # what no quantization replaces
-        return 0 if self.config.train.compile else bytes_to_train(plain)
+        return 0 if self.config.train.compile else bytes_to_train(plain, dtype)
 
     def operations(self) -> float:
         """Floating-point operations of all training steps, forward and backward, with what is attached."""

@@ -15,7 +15,8 @@ from llm_adapters.model import packed_flash
 from llm_adapters.model.fused import Fused
 from llm_adapters.model.head import find_head
 from llm_adapters.model.memory import sent
-from llm_adapters.model.packing import can_pack, can_share, packing
+from llm_adapters.model.packing import packing
+from llm_adapters.model.packing_trial import can_pack, can_share
 from llm_adapters.model.prepacked import Prepacked
 from llm_adapters.model.recomputed import recomputing
 from llm_adapters.model.sites import find_sites
@@ -40,6 +41,7 @@ class Batches:
         fused: whether norms, rotations and activations may be computed in fewer passes than the model's own.
         recompute: whether what costs little may be computed again in the backward pass instead of being held for it.
         apart: whether the decoder may be called without the model around it.
+        on_cpu: whether a CPU will compute, if that does not follow from ``device``: a plan has tensors without numbers.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Batches:
         fused: bool = True,
         recompute: bool = True,
         apart: bool = True,
+        on_cpu: bool | None = None,
     ) -> None:
         sites = find_sites(model)
         self.decoder: Any = sites.decoder
@@ -63,6 +66,8 @@ class Batches:
         self.can_share = self.packed and can_share(model, sites)
         self.sharing = False
         self.head = find_head(model, sites) if apart else None
+        half = model.get_input_embeddings().weight.dtype.itemsize < torch.float32.itemsize
+        self._widened = half and (device.type == "cpu" if on_cpu is None else on_cpu)
         self._prepacked = Prepacked(model, training=True) if prepacked else nullcontext
         self._fused = Fused(model) if fused else nullcontext
         self._recomputing = recomputing if recompute else nullcontext
@@ -70,7 +75,7 @@ class Batches:
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """What forward and backward passes over :meth:`tensors` stand in."""
-        packed = packing(self.decoder) if self.packed else nullcontext()
+        packed = packing(self.decoder, widened=self._widened) if self.packed else nullcontext()
         with packed, self._prepacked(), self._fused(), self._recomputing():
             yield
 
