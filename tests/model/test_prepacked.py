@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,12 @@ from llm_adapters.model import prepacked as module
 from llm_adapters.model.prepacked import Prepacked
 
 pytestmark = pytest.mark.skipif(not module._available(), reason="this PyTorch has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor that MKL is not at home on."""
+    monkeypatch.setattr(module, "_mkl_is_at_home", lambda: False)
 
 
 class _Double(nn.Linear):
@@ -50,10 +58,12 @@ def test_hooks_stay_in_force_and_an_error_leaves_the_model_as_it_was() -> None:
 
 def test_what_it_does_not_know_or_has_no_room_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Prepacked(_net().double())._forwards == []
+    with monkeypatch.context() as intel:
+        intel.setattr(module, "_mkl_is_at_home", lambda: True)
+        assert Prepacked(_net())._forwards == []
     with monkeypatch.context() as without:
         without.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
         assert Prepacked(_net().bfloat16())._forwards == []
-        assert module.bytes_to_train(_net().requires_grad_(False), torch.bfloat16) == 0
     with monkeypatch.context() as without:
         without.setattr(module, "_available", lambda: False)
         without.delattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")  # as in a PyTorch without oneDNN
@@ -110,23 +120,29 @@ def test_under_autocast_it_goes_the_usual_way() -> None:
             torch.testing.assert_close(net(states), expected, rtol=0, atol=0)
 
 
-@pytest.mark.skipif(not module.supports(torch.bfloat16), reason="oneDNN multiplies no bfloat16 on this CPU")
-def test_in_bfloat16_only_the_result_is_rounded() -> None:
+@pytest.mark.skipif(
+    not module._pays(torch.bfloat16, training=False), reason="oneDNN multiplies no bfloat16 on this CPU"
+)
+def test_in_bfloat16_decoding_has_copies_and_rounds_the_result_alone() -> None:
     net = _net().requires_grad_(False)[:3].bfloat16()
-    states = torch.randn(3, 7, 24).bfloat16().requires_grad_()
-    exact = net[0].weight.double()
-    with Prepacked(net, training=True)():
+    states = torch.randn(3, 7, 24).bfloat16()
+    assert Prepacked(net, training=True)._forwards == []
+    with torch.inference_mode(), Prepacked(net)():
         assert "forward" in vars(net[0])
         found = net[0](states)
-        (gradient,) = torch.autograd.grad(found.sum(), states)
-    torch.testing.assert_close(found.double(), states.double() @ exact.T + net[0].bias.double(), rtol=2**-8, atol=1e-6)
-    torch.testing.assert_close(gradient.double(), exact.sum(0).expand_as(states), rtol=2**-8, atol=1e-6)
+    exact = states.double() @ net[0].weight.double().T + net[0].bias.double()
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-6)
 
 
-def test_there_may_be_room_for_copies_of_half_the_size_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = _net().requires_grad_(False)
-    size = 4 * (24 * 40 + 40 * 8)
-    monkeypatch.setattr(module, "total_bytes", lambda: 8 * (size - 1))
-    assert module.bytes_to_train(net) == 0
-    if module.supports(torch.bfloat16):
-        assert module.bytes_to_train(net, torch.bfloat16) == size // 2  # for the forward pass alone
+@pytest.mark.parametrize(
+    ("vendor", "has_mkl", "expected"),
+    [("GenuineIntel", True, True), ("GenuineIntel", False, False), ("AuthenticAMD", True, False)],
+)
+def test_mkl_is_at_home_on_processors_of_its_maker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vendor: str, has_mkl: bool, expected: bool
+) -> None:
+    monkeypatch.undo()
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr(module, "Path", lambda _known: tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: has_mkl)
+    assert module._mkl_is_at_home.__wrapped__() is expected

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
@@ -19,11 +21,12 @@ _OF_ALL = 0.125  # of all memory, for training: what is free differs when it goe
 
 
 class Prepacked:
-    """Copies of a model's linear weights as oneDNN wants them (float32, or bfloat16 if the CPU multiplies it).
+    """Copies of a model's linear weights as oneDNN wants them, on a CPU where they make products faster.
 
-    PyTorch's own product lays a weight out anew in every call, which for the few rows of a decoding step
-    costs nearly as much as the product, and its kernels are slower for many rows too. Outputs are those of
-    ``F.linear`` up to the order of summation.
+    PyTorch's own product of float32 lays a weight out anew in every call, which for the few rows of a decoding step
+    costs nearly as much as the product, and its kernels are slower for many rows too; not so MKL on Intel's processors,
+    which is as fast without copies. Products of bfloat16 are oneDNN's either way, and copies help decoding alone.
+    Outputs are those of ``F.linear`` up to the order of summation.
 
     Args:
         model: any module; its weights must not change as long as this is used.
@@ -52,22 +55,15 @@ class Prepacked:
                 del vars(module)["forward"]
 
 
-def bytes_to_train(model: nn.Module, dtype: torch.dtype | None = None) -> int:
-    """Bytes of the copies that a training of this model on this machine's CPU will hold, whatever device it is on.
-
-    Args:
-        dtype: of its weights, if they will not be float32 as they are.
-    """
-    if dtype is not None and not supports(dtype):
-        return 0
-    smaller = torch.float32.itemsize // (dtype or torch.float32).itemsize
-    forth, back = _copied(_linears(model, training=True), smaller * _OF_ALL * total_bytes(), training=True)
-    return (_bytes(forth) + _bytes(back)) // smaller
+def bytes_to_train(model: nn.Module) -> int:
+    """Bytes of the copies that a training of this model on this machine's CPU will hold, whatever device it is on."""
+    forth, back = _copied(_linears(model, training=True), _OF_ALL * total_bytes(), training=True)
+    return _bytes(forth) + _bytes(back)
 
 
 def _copied(linears: list[nn.Linear], limit: float, *, training: bool) -> tuple[list[nn.Linear], list[nn.Linear]]:
     """Of which of these there is room for copies: for forward passes first, and then for backward passes."""
-    if not _available() or _bytes(linears) > limit:
+    if _bytes(linears) > limit:
         return [], []
     return linears, linears if training and 2 * _bytes(linears) <= limit else []
 
@@ -80,29 +76,36 @@ def _available() -> bool:
     return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def supports(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has products of this dtype for this CPU."""
-    if dtype == torch.bfloat16:
-        return _available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return dtype == torch.float32
+def _pays(dtype: torch.dtype, *, training: bool) -> bool:
+    """Whether copies make products of this dtype faster on this CPU, by what ``benchmarks/prepacked.py`` showed."""
+    if dtype == torch.float32:
+        return not _mkl_is_at_home()
+    return dtype == torch.bfloat16 and not training and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@cache
+def _mkl_is_at_home() -> bool:
+    """Whether PyTorch multiplies float32 with MKL on a processor of MKL's maker."""
+    known = Path("/proc/cpuinfo")
+    described = known.read_text() if known.is_file() else platform.processor()
+    return bool(torch.backends.mkl.is_available()) and "GenuineIntel" in described
 
 
 def _linears(model: nn.Module, *, training: bool) -> list[nn.Linear]:
+    if not _available():
+        return []
     return [
         module
         for module in model.modules()
-        if _is_plain(module) and not (training and any(each.requires_grad for each in module.parameters()))
+        if _is_plain(module)
+        and _pays(module.weight.dtype, training=training)
+        and not (training and any(each.requires_grad for each in module.parameters()))
     ]
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Exactly a linear as PyTorch has it, nobody's own kind."""
-    return (
-        type(module) is nn.Linear
-        and "forward" not in vars(module)
-        and type(module.weight) is nn.Parameter
-        and supports(module.weight.dtype)
-    )
+    return type(module) is nn.Linear and "forward" not in vars(module) and type(module.weight) is nn.Parameter
 
 
 def _at_hand(module: nn.Linear) -> bool:

@@ -199,9 +199,8 @@ class _Planned:
             found["train.distributed=fsdp (the base's weights alone)"] = held - shape.base_bytes + shared
         here = self.gpu is None and shape.device.type == "cpu"
         others = held - shape.base_bytes - (shape.prepacked if here else 0)
-        if shape.dtype == torch.float32:
-            copied = shape.prepacked_if(quantised=False, dtype=torch.bfloat16) if here else 0
-            found["model.dtype=bfloat16 (the base's weights alone)"] = others + shape.base_bytes // 2 + copied
+        if shape.dtype == torch.float32:  # of smaller ones there are no copies
+            found["model.dtype=bfloat16 (the base's weights alone)"] = others + shape.base_bytes // 2
         copied = shape.prepacked_if(quantised=True) if here else 0
         found["model.quantization=bnb-nf4 (the base's weights alone)"] = others + shape.in_nf4 + copied
         return found

@@ -207,10 +207,10 @@ class TrainingShape:
         """Bytes of weights that a training on a CPU copies into the layout of its kernels; 0 if it does not."""
         return self.prepacked_if(quantised=self.dequantised > 0)
 
-    def prepacked_if(self, *, quantised: bool, dtype: torch.dtype | None = None) -> int:
-        """Those bytes over a base that is quantised, or over this one, as it is or in another dtype."""
+    def prepacked_if(self, *, quantised: bool) -> int:
+        """Those bytes over a base that is quantised, or over this one as it is."""
         plain = self.model.get_output_embeddings() if quantised else self.model  # what no quantization replaces
-        return 0 if self.config.train.compile else bytes_to_train(plain, dtype)
+        return 0 if self.config.train.compile else bytes_to_train(plain)
 
     def operations(self) -> float:
         """Floating-point operations of all training steps, forward and backward, with what is attached."""
