@@ -59,3 +59,10 @@ def test_a_missing_extra_says_what_to_install() -> None:
         "reading GGUF files needs the package 'gguf', which is not installed\n"
         "  mend:    pip install 'llm-adapters[gguf]'"
     )
+
+
+def test_of_very_many_allowed_values_some_are_printed_and_the_nearest_of_all() -> None:
+    error = UserError("no run", given="run-70x", allowed=[f"run-{i}" for i in range(100)])
+    assert "run-39 and 60 more" in str(error)
+    assert "run-40" not in str(error)
+    assert "nearest: run-7" in str(error)

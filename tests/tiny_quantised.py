@@ -20,16 +20,15 @@ from tiny_folder import tiny_folder
 SIZES = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 192, "max_position_embeddings": 512}
 """Inner sizes that blocks of 64 divide; see ``test_sizes_that_no_block_divides`` for others."""
 
-_folder: list[Path] = []
+_folder: list[tempfile.TemporaryDirectory[str]] = []  # removed with the process
 
 
 def quantised_folder() -> Path:
     """The folder of a tiny unquantised llama whose sizes every kind takes, made once."""
     if not _folder:
-        folder = tiny_folder(Path(tempfile.mkdtemp(prefix="tiny-quantised-")))
-        wide_model().save_pretrained(folder)
-        _folder.append(folder)
-    return _folder[0]
+        _folder.append(tempfile.TemporaryDirectory(prefix="tiny-quantised-"))
+        wide_model().save_pretrained(tiny_folder(Path(_folder[0].name)))
+    return Path(_folder[0].name)
 
 
 def wide_model() -> PreTrainedModel:

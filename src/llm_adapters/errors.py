@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MOST = 40  # allowed values that are printed: a folder may hold thousands
+
 
 class UserError(ValueError):
     """A mistake that the user can mend; the command line prints it without a traceback and exits with 2.
@@ -41,7 +43,8 @@ class UserError(ValueError):
     def _message(self) -> str:
         lines = [self.problem]
         if self.allowed:
-            lines.append(f"  allowed: {', '.join(self.allowed)}")
+            more = len(self.allowed) - _MOST
+            lines.append(f"  allowed: {', '.join(self.allowed[:_MOST])}{f' and {more} more' if more > 0 else ''}")
         if self.nearest is not None:
             lines.append(f"  nearest: {self.nearest}")
         if self.mend:
