@@ -11,6 +11,8 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
     TRANSFORMERS_VERBOSITY="error",
+    # tqdm's lock is shared with forked children, and a child that is killed while it holds it blocks all others.
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
 )
 
 import pytest

@@ -5,22 +5,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-
-def forked(work: Callable[[], object]) -> int:
-    """Run in a child that has everything imported already; gives its process id."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:  # the child must not go on with the parent's tests
-            os._exit(1)
-        os._exit(0)
-    return child
-
-
-def ended(child: int) -> int:
-    """Wait for a child; gives its exit code, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+from forks import ended, forked
 
 
 def killed_at_call(count: int, work: Callable[[], object]) -> int:

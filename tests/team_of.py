@@ -9,15 +9,15 @@ import socket
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forks
+from forks import forked
 from llm_adapters.cli import main
 from llm_adapters.train import team
-
-PATIENCE = 120  # seconds after which a process that waits for another is ended, so that a test fails and does not hang
 
 
 def free_port() -> int:
@@ -30,31 +30,19 @@ def free_port() -> int:
 def started(work: Callable[[int], Any], size: int = 2) -> list[tuple[int, Path]]:
     """Begin ``work(rank)`` in so many processes; gives their ids, and where each leaves its result."""
     folder, port = Path(tempfile.mkdtemp()), free_port()
-    children = []
-    for rank in range(size):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                signal.alarm(PATIENCE)
-                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-                team._join.cache_clear()
-                found = work(rank)
-                (folder / str(rank)).write_bytes(pickle.dumps(found))
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        children.append((child, folder / str(rank)))
-    return children
+
+    def member(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        team._join.cache_clear()
+        (folder / str(rank)).write_bytes(pickle.dumps(work(rank)))
+
+    return [(forked(partial(member, rank)), folder / str(rank)) for rank in range(size)]
 
 
 def ended(children: list[tuple[int, Path]]) -> list[int]:
     """The exit codes of all, negative for a signal."""
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, _ in children]
+    return [forks.ended(child) for child, _ in children]
 
 
 def team_of(work: Callable[[int], Any], size: int = 2) -> list[Any]:
@@ -88,14 +76,7 @@ def commanded(
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
         sys.argv = ["llm-adapters", *arguments]
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        main()
 
     children = started(work)
     while until is not None and not until():

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from forks import forked
 from llm_adapters.study.log import Log
 from llm_adapters.study.prepare import check, open_study
 from llm_adapters.study.work import work
@@ -54,18 +55,16 @@ def begin(place: Path, name: str, data: dict[str, Any]) -> Path:
 
 def work_in_child(folder: Path, watch: Callable[[str], None] | None = None) -> int:
     """A worker in a forked process of its own group (torch is imported already); gives its id."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setsid()
-            with Path(os.devnull).open("w") as null:
-                log = Log(null)
-                if watch is not None:
-                    log.note = watch  # type: ignore[method-assign]
-                work(folder, log)
-        finally:
-            os._exit(0)
-    return child
+
+    def worker() -> None:
+        os.setsid()
+        with Path(os.devnull).open("w") as null:
+            log = Log(null)
+            if watch is not None:
+                log.note = watch  # type: ignore[method-assign]
+            work(folder, log)
+
+    return forked(worker)
 
 
 def results(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from forks import ended, forked
 from llm_adapters.cli import app, main
 from llm_adapters.errors import ConfigError, TrainingError
 from tiny_folder import tiny_place
@@ -84,23 +85,17 @@ def test_a_signal_stops_with_a_line_that_goes_on_and_a_kill_loses_little(place: 
 def _signalled(place: Path, arguments: list[str], out: Path, *, rows: int, number: int) -> tuple[int, str]:
     """Exit code and standard error of the command, which gets a signal when it has written so many rows."""
     said = place / "said.txt"
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-            sys.argv = ["llm-adapters", *arguments]
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
+
+    def command() -> None:
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        sys.argv = ["llm-adapters", *arguments]
+        main()
+
+    child = forked(command)
     path = out / "two" / "metrics.jsonl"
     while not path.exists() or path.read_bytes().count(b"\n") < rows:
         assert os.waitpid(child, os.WNOHANG) == (0, 0), said.read_text()
         time.sleep(0.002)
     os.kill(child, number)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.read_text()
+    return ended(child), said.read_text()

@@ -16,6 +16,7 @@ import pytest
 
 import llm_adapters.report
 import llm_adapters.runs.evaluation  # noqa: F401 – once here, not in every child
+from forks import ended, forked
 from llm_adapters.cli import main
 from tiny_folder import tiny_place
 from tiny_training import metrics
@@ -35,34 +36,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _command(place: Path, *arguments: str, until: Callable[[], bool] | None = None, number: int = 0) -> tuple[int, str]:
     """Exit code and standard error of a command, which gets a signal as soon as ``until``."""
     said = place / "said.txt"
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.chdir(place)
-            handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(handle, 2)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
-            sys.argv = ["llm-adapters", *arguments]
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        except BaseException:
-            import traceback
 
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
+    def command() -> None:
+        os.chdir(place)
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
+        sys.argv = ["llm-adapters", *arguments]
+        main()
+
+    child = forked(command)
     while until is not None and not until():
         assert os.waitpid(child, os.WNOHANG) == (0, 0), said.read_text()
         time.sleep(0.002)
     if until is not None:
         os.kill(child, number)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = ended(child)
     return code, said.read_text()
 
 

@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 import yaml
 
 import llm_adapters as la
+from forks import ended, forked
 from letters import letter_tokenizer
 from llm_adapters.config.schema import EvaluateSection
 from llm_adapters.data.sources import load_source
@@ -71,18 +71,6 @@ def _evaluate(place: Path, out: Path, names: tuple[str, ...] = ("lora", "prefix"
     evaluate_targets(targets, suites, SETTINGS, out, Silent(), dtype=dtype)
 
 
-def _child(act: Callable[[], None]) -> int:
-    """Start a process that acts and ends; gives its id. A fork starts at once, where a new Python takes seconds."""
-    process = os.fork()
-    if process == 0:
-        try:
-            act()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return process
-
-
 def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "eval").iterdir()}
 
@@ -90,20 +78,20 @@ def _files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
     """An evaluation that nothing disturbed."""
-    process = _child(lambda: _evaluate(place, place / "whole"))
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    process = forked(lambda: _evaluate(place, place / "whole"))
+    assert ended(process) == 0
     return place / "whole"
 
 
 def test_ten_kills_at_random_points_change_nothing(place: Path, whole: Path, tmp_path: Path) -> None:
     expected, out, chance = _files(whole), tmp_path / "out", random.Random(3)
     started = time.monotonic()
-    process = _child(lambda: _evaluate(place, tmp_path / "timed"))
+    process = forked(lambda: _evaluate(place, tmp_path / "timed"))
     os.waitpid(process, 0)
     duration = time.monotonic() - started
     lengths = []
     for _ in range(10):
-        process = _child(lambda: _evaluate(place, out))
+        process = forked(lambda: _evaluate(place, out))
         time.sleep(chance.uniform(0.1, 0.5) * duration)
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
@@ -112,8 +100,8 @@ def test_ten_kills_at_random_points_change_nothing(place: Path, whole: Path, tmp
             shutil.rmtree(out)
         lengths.append(sum(path.read_text().count("\n") for path in out.glob("eval/*.jsonl")))
     assert len(set(lengths)) > 2, "the kills came before anything was written"
-    process = _child(lambda: _evaluate(place, out))
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    process = forked(lambda: _evaluate(place, out))
+    assert ended(process) == 0
     assert _files(out) == expected
 
 
@@ -127,8 +115,8 @@ def test_a_full_disk_leaves_whole_lines_to_go_on_from(place: Path, whole: Path, 
         except OutputError as failure:
             os._exit(9 if "sums" in str(failure) and "asks only what is missing" in failure.mend else 8)
 
-    process = _child(starved)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+    process = forked(starved)
+    assert ended(process) == 9
     assert not (out / "manifest.json").exists()
     assert sum(path.read_text().count("\n") for path in out.glob("eval/*.jsonl")) > 0
     _evaluate(place, out)

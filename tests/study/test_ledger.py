@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from forks import forked
 from llm_adapters.errors import OutputError
 from llm_adapters.study.ledger import FILE, Ledger
 from llm_adapters.study.trials import read_study
@@ -21,17 +22,6 @@ def _plan(count: int, start: int = 0) -> list[tuple[str, dict[str, str], dict[st
 
 def _states(ledger: Ledger) -> dict[str, str]:
     return {entry.id: entry.state for entry in ledger.entries()}
-
-
-def _child(work: object) -> int:
-    """Run ``work`` in a forked child that ends by itself or is killed."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()  # type: ignore[operator]
-        finally:
-            os._exit(0)
-    return child
 
 
 def test_a_run_is_waiting_running_done_or_failed(tmp_path: Path) -> None:
@@ -70,7 +60,7 @@ def test_two_processes_never_take_the_same_run(tmp_path: Path) -> None:
             while taken := ledger.claim(me):
                 ledger.record(taken[0].id, "done", me)
 
-    children = [_child(take_all) for _ in range(4)]
+    children = [forked(take_all) for _ in range(4)]
     for child in children:
         os.waitpid(child, 0)
     ledger = Ledger(tmp_path)
@@ -88,7 +78,7 @@ def test_a_killed_worker_lets_go_of_its_run(tmp_path: Path) -> None:
             Ledger(tmp_path).claim(me)
             time.sleep(60)
 
-    child = _child(hold)
+    child = forked(hold)
     while "running" not in _states(ledger).values():
         time.sleep(0.01)
     with working(tmp_path) as me:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import llm_adapters as la
-from killing import ended, forked, killed_at_call
+from forks import ended, forked
+from killing import killed_at_call
 from llm_adapters.errors import AdapterError, OutputError
 from tiny import small, tiny_model
 from tiny_training import checkpoints, metrics, same, tiny_training
