@@ -6,7 +6,6 @@ import os
 import pickle
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import forks
+from commands import typed
 from forks import forked
-from llm_adapters.cli import main
 from llm_adapters.train import team
 
 
@@ -70,13 +69,10 @@ def commanded(
     """
 
     def work(rank: int) -> None:
-        os.chdir(place)
-        for handle, name in ((1, "out"), (2, "error")):
-            os.dup2(os.open(f"{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
-        sys.argv = ["llm-adapters", *arguments]
-        main()
+        out, error = (
+            os.open(place / f"{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in ("out", "error")
+        )
+        typed(place, arguments, out, error)
 
     children = started(work)
     while until is not None and not until():

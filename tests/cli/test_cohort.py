@@ -1,17 +1,14 @@
 """``llm-adapters cohort``: what it says and leaves, and its mistakes."""
 
 import json
-import os
 import signal
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from forks import ended, forked
-from llm_adapters.cli import app, main
+from commands import command
+from llm_adapters.cli import app
 from llm_adapters.errors import ConfigError, TrainingError
 from tiny_folder import tiny_place
 from tiny_training import metrics
@@ -67,11 +64,12 @@ def test_failures_are_told_at_the_end(place: Path) -> None:
 def test_a_signal_stops_with_a_line_that_goes_on_and_a_kill_loses_little(place: Path) -> None:
     out = place / "killed"
     more = ["--set", "train.epochs=8", "--train-only"]
-    code, said = _signalled(place, _arguments(place, "killed", *more), out, rows=5, number=signal.SIGTERM)
+    typed, log = _arguments(place, "killed", *more), out / "two" / "metrics.jsonl"
+    code, said = command(place, *typed, until=lambda: _written(log, 5), number=signal.SIGTERM)
     assert code == 0, said
     assert "stopped after step" in said
     assert "to go on: llm-adapters cohort" in said
-    code, said = _signalled(place, _arguments(place, "killed", *more), out, rows=20, number=signal.SIGKILL)
+    code, said = command(place, *typed, until=lambda: _written(log, 20), number=signal.SIGKILL)
     assert code == -signal.SIGKILL
     done = CliRunner().invoke(app, _arguments(place, "killed", *more), catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -82,20 +80,5 @@ def test_a_signal_stops_with_a_line_that_goes_on_and_a_kill_loses_little(place: 
         assert metrics(out / name) == metrics(place / "undisturbed" / name)
 
 
-def _signalled(place: Path, arguments: list[str], out: Path, *, rows: int, number: int) -> tuple[int, str]:
-    """Exit code and standard error of the command, which gets a signal when it has written so many rows."""
-    said = place / "said.txt"
-
-    def command() -> None:
-        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-        sys.argv = ["llm-adapters", *arguments]
-        main()
-
-    child = forked(command)
-    path = out / "two" / "metrics.jsonl"
-    while not path.exists() or path.read_bytes().count(b"\n") < rows:
-        assert os.waitpid(child, os.WNOHANG) == (0, 0), said.read_text()
-        time.sleep(0.002)
-    os.kill(child, number)
-    return ended(child), said.read_text()
+def _written(path: Path, rows: int) -> bool:
+    return path.exists() and path.read_bytes().count(b"\n") >= rows

@@ -1,17 +1,14 @@
 """Evaluating several adapters and their base together on the real bundled model, and going on after a kill."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import llm_adapters as la
+from commands import command
 
 ROWS = 8
 
@@ -33,48 +30,40 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _command(out: str, *more: str) -> list[str]:
-    return [
-        sys.executable, "-c", "from llm_adapters.cli import main; main()", "evaluate", "lora", "prefix",
-        "--benchmarks", "sums.jsonl", "--max-new-tokens", "12", "--batch-size", "4", "--out", out, *more,
-    ]  # fmt: skip
-
-
-def _run(folder: Path, out: str, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(_command(out, *more), cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+def _arguments(out: str) -> list[str]:
+    limits = ["--max-new-tokens", "12", "--batch-size", "4"]
+    return ["evaluate", "lora", "prefix", "--benchmarks", "sums.jsonl", *limits, "--out", out]
 
 
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_file(folder: Path) -> None:
-    whole = _run(folder, "whole")
-    assert whole.returncode == 0, whole.stderr
+    code, said = command(folder, *_arguments("whole"))
+    assert code == 0, said
     rows = [json.loads(line) for line in (folder / "whole/eval/sums.jsonl").read_text().splitlines()]
     assert [row["adapter"] for row in rows] == [None] * ROWS + ["lora"] * ROWS + ["prefix"] * ROWS
     assert len({row["completion"] for row in rows if row["row"] == 3}) > 1
 
     written = folder / "cut/eval/sums.jsonl"
-    process = subprocess.Popen(_command("cut"), cwd=folder, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (written.exists() and written.read_text().count("\n") >= 5):
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    begun = lambda: written.exists() and written.read_text().count("\n") >= 5  # noqa: E731
+    code, said = command(folder, *_arguments("cut"), until=begun, number=signal.SIGKILL)
+    assert code == -signal.SIGKILL, said
     assert 5 <= written.read_text().count("\n") < 3 * ROWS
     assert not (folder / "cut/manifest.json").exists()
-    again = _run(folder, "cut")
-    assert again.returncode == 0, again.stderr
+    code, said = command(folder, *_arguments("cut"))
+    assert code == 0, said
     assert written.read_bytes() == (folder / "whole/eval/sums.jsonl").read_bytes()
     assert (folder / "cut/manifest.json").exists()
 
     data = (folder / "sums.jsonl").read_text()
     (folder / "sums.jsonl").write_text(data.replace("What", "Now what"))
-    stale = _run(folder, "cut")
+    code, said = command(folder, *_arguments("cut"))
     (folder / "sums.jsonl").write_text(data)
-    assert stale.returncode == 2
-    assert "differs in suites" in stale.stderr
+    assert code == 2
+    assert "differs in suites" in said
 
 
 def test_another_evaluation_does_not_go_into_the_same_folder(folder: Path) -> None:
     (folder / "taken/eval").mkdir(parents=True)
     (folder / "taken/evaluation.json").write_text("{}")
-    done = _run(folder, "taken")
-    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert "another evaluation" in done.stderr
+    code, said = command(folder, *_arguments("taken"))
+    assert (code, "Traceback" in said) == (2, False)
+    assert "another evaluation" in said

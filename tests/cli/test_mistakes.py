@@ -1,10 +1,10 @@
 """Every mistake at the command line: one message, exit code 2, no traceback, nothing written."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from commands import command
 
 CASES = {
     "unknown method": (["run", "--set", "adapter.method=lorra"], "nearest: lora"),
@@ -34,13 +34,10 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_mistake_gets_one_readable_message(case: str, tmp_path: Path) -> None:
     arguments, said = CASES[case]
-    done = subprocess.run(
-        [sys.executable, "-c", "from llm_adapters.cli import main; main()", *arguments],
-        capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    code, error = command(tmp_path, *arguments)
+    assert code == 2, error
+    assert said in error
+    assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -48,11 +45,7 @@ def test_empty_and_malformed_data_are_refused_before_the_model_is_loaded(tmp_pat
     (tmp_path / "empty.json").write_text("[]")
     (tmp_path / "rows.jsonl").write_text('{"instruction": "1 + 1?"}\n{"instruction": 2, "output": "2"}\n')
     for name, said in (("empty.json", "empty"), ("rows.jsonl", "output")):
-        done = subprocess.run(
-            [sys.executable, "-c", "from llm_adapters.cli import main; main()", "train",
-             "--set", f"data.train={name}", "--set", "data.size=null"],
-            capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False,
-        )  # fmt: skip
-        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
-        assert said in done.stderr
-        assert "loading" not in done.stderr
+        code, error = command(tmp_path, "train", "--set", f"data.train={name}", "--set", "data.size=null")
+        assert (code, "Traceback" in error) == (2, False), error
+        assert said in error
+        assert "loading" not in error

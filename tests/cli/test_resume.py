@@ -1,23 +1,13 @@
-"""The command line, interrupted: what it says, its exit codes, and that the same command goes on.
-
-Commands run in forked children, which have torch imported already.
-"""
+"""The command line, interrupted: what it says, its exit codes, and that the same command goes on."""
 
 import json
-import os
 import shlex
 import signal
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import llm_adapters.report
-import llm_adapters.runs.evaluation  # noqa: F401 – once here, not in every child
-from forks import ended, forked
-from llm_adapters.cli import main
+from commands import command
 from tiny_folder import tiny_place
 from tiny_training import metrics
 
@@ -33,29 +23,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _command(place: Path, *arguments: str, until: Callable[[], bool] | None = None, number: int = 0) -> tuple[int, str]:
-    """Exit code and standard error of a command, which gets a signal as soon as ``until``."""
-    said = place / "said.txt"
-
-    def command() -> None:
-        os.chdir(place)
-        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
-        sys.argv = ["llm-adapters", *arguments]
-        main()
-
-    child = forked(command)
-    while until is not None and not until():
-        assert os.waitpid(child, os.WNOHANG) == (0, 0), said.read_text()
-        time.sleep(0.002)
-    if until is not None:
-        os.kill(child, number)
-    code = ended(child)
-    return code, said.read_text()
-
-
 def _rows(folder: Path) -> int:
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
@@ -65,7 +32,7 @@ def _rows(folder: Path) -> int:
 def test_a_signal_stops_with_a_line_that_goes_on(place: Path, number: int) -> None:
     out = place / f"stopped-{int(number)}"
     arguments = ["run", "tiny.yaml", "--out", out.name]
-    code, said = _command(place, *arguments, "--force", until=lambda: _rows(out) >= 5, number=number)
+    code, said = command(place, *arguments, "--force", until=lambda: _rows(out) >= 5, number=number)
     assert code == 0, said
     last = said.splitlines()[-1]
     step = int(last.split("stopped after step ")[1].split(" of 80")[0])
@@ -73,13 +40,13 @@ def test_a_signal_stops_with_a_line_that_goes_on(place: Path, number: int) -> No
     assert last.endswith("; to go on: " + shlex.join(["llm-adapters", *arguments]))
     assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-{step}"]
 
-    code, said = _command(place, *arguments)
+    code, said = command(place, *arguments)
     assert code == 0, said
     assert f"going on from '{out.name}/checkpoints/step-{step}'" in said
     assert json.loads((out / "manifest.json").read_text())["training"]["resumed"] == [step]
     assert [row["step"] for row in metrics(out)] == list(range(1, 81))
 
-    code, said = _command(place, *arguments)
+    code, said = command(place, *arguments)
     assert (code, said.count("\n")) == (2, 2), said
     assert "holds a complete run" in said
     assert "Traceback" not in said
@@ -89,17 +56,17 @@ def test_two_interrupted_runs_are_equal_and_another_configuration_is_refused(pla
     for name in ("a", "b"):
         out = place / name
         for rows in (10, 30, 60) if name == "a" else (45,):
-            code, _ = _command(
+            code, _ = command(
                 place, "train", "tiny.yaml", "--out", name, "--set", "train.checkpoint_every=7",
                 until=lambda out=out, rows=rows: _rows(out) >= rows, number=signal.SIGKILL,
             )  # fmt: skip
             assert code == -signal.SIGKILL
         if name == "b":
-            code, said = _command(place, "train", "tiny.yaml", "--out", name, "--set", "train.batch_size=5")
+            code, said = command(place, "train", "tiny.yaml", "--out", name, "--set", "train.batch_size=5")
             assert code == 2
             assert "train.batch_size: 4 there, 5 now" in said
             assert "checkpoint_every" not in said  # which changes nothing about what is trained
-        code, said = _command(place, "train", "tiny.yaml", "--out", name, "--set", "train.checkpoint_every=7")
+        code, said = command(place, "train", "tiny.yaml", "--out", name, "--set", "train.checkpoint_every=7")
         assert code == 0, said
     one, other = ((place / name / "adapter" / "adapter.safetensors").read_bytes() for name in ("a", "b"))
     assert one == other
@@ -109,18 +76,18 @@ def test_two_interrupted_runs_are_equal_and_another_configuration_is_refused(pla
 def test_ctrl_c_while_evaluating_the_base_stops_at_once(place: Path) -> None:
     out = place / "early"
     eval_file = out / "eval" / "test.jsonl"
-    code, said = _command(place, "run", "tiny.yaml", "--out", "early", until=eval_file.exists, number=signal.SIGINT)
+    code, said = command(place, "run", "tiny.yaml", "--out", "early", until=eval_file.exists, number=signal.SIGINT)
     assert code == 0, said
     assert "to go on: llm-adapters run tiny.yaml --out early" in said
 
 
 def test_ctrl_c_elsewhere_is_said(place: Path) -> None:
     """Typer by itself says nothing."""
-    code, said = _command(place, "train", "tiny.yaml", "--out", "trained", "--set", "train.steps=2")
+    code, said = command(place, "train", "tiny.yaml", "--out", "trained", "--set", "train.steps=2")
     assert code == 0, said
     adapter = place / "trained" / "adapter"
     out = place / "evaluation"
-    code, said = _command(
+    code, said = command(
         place, "evaluate", str(adapter), "--base", "model", "--benchmarks", "test.jsonl", "--out", "evaluation",
         "--max-new-tokens", "60", "--batch-size", "1", until=(out / "eval" / "test.jsonl").exists, number=signal.SIGINT,
     )  # fmt: skip
@@ -135,12 +102,12 @@ def test_a_full_disk_is_one_message(place: Path, limit: int) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        code, said = _command(place, "train", "tiny.yaml", "--out", "full", "--set", "train.checkpoint_every=3")
+        code, said = command(place, "train", "tiny.yaml", "--out", "full", "--set", "train.checkpoint_every=3")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 2, said
     assert "step-3' cannot be written: File too large" in said
     assert "Traceback" not in said
     assert list((place / "full" / "checkpoints").iterdir()) == []
-    code, said = _command(place, "train", "tiny.yaml", "--out", "full", "--set", "train.checkpoint_every=3")
+    code, said = command(place, "train", "tiny.yaml", "--out", "full", "--set", "train.checkpoint_every=3")
     assert code == 0, said
