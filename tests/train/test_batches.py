@@ -45,6 +45,7 @@ def _gradients(model: Any, adapter: Any, rows: list[Encoded], *, packed: bool, s
 
 
 def _expect_equal(model: Any, adapter: Any, rows: list[Encoded]) -> None:
+    """Of a model in float64: in float32 the two round in other places, by up to a millionth of the largest."""
     model.train()
     alone, gradients = _gradients(model, adapter, rows, packed=False, size=1)
     packed, packed_gradients = _gradients(model, adapter, rows, packed=True, size=4)
@@ -52,12 +53,12 @@ def _expect_equal(model: Any, adapter: Any, rows: list[Encoded]) -> None:
     scale = max(float(gradient.abs().max()) for gradient in gradients)
     assert scale > 0
     for gradient, other in zip(gradients, packed_gradients, strict=True):
-        assert float((gradient - other).abs().max()) <= 1e-6 * max(1.0, scale)
+        assert float((gradient - other).abs().max()) <= 1e-12 * scale
 
 
 @pytest.mark.parametrize("name", list(methods()))
 def test_packed_is_unpacked(name: str) -> None:
-    model = tiny_model("llama")
+    model = tiny_model("llama").double()
     _expect_equal(model, put_on(model, small(name), "a"), examples(9))
 
 
@@ -104,7 +105,7 @@ def test_a_plan_counts_the_float32_copies_of_a_cpu_and_of_no_gpu() -> None:
 
 @pytest.mark.parametrize("name", ["lora", "prefix", "prompt"])
 def test_packed_is_unpacked_under_gradient_checkpointing(name: str) -> None:
-    model = tiny_model("llama")
+    model = tiny_model("llama").double()
     adapter = put_on(model, small(name), "a")
     model.gradient_checkpointing_enable({"use_reentrant": False})
     _expect_equal(model, adapter, examples(9))
@@ -112,7 +113,7 @@ def test_packed_is_unpacked_under_gradient_checkpointing(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lora", "prefix"])
 def test_documents_longer_than_a_sliding_window(name: str) -> None:
-    model = tiny_model("gemma3_text")
+    model = tiny_model("gemma3_text").double()
     for module in model.modules():
         if getattr(module, "sliding_window", None):
             module.sliding_window = 4

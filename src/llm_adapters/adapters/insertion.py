@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from llm_adapters.adapters.forms import Form
 from llm_adapters.adapters.routing import Rows
 from llm_adapters.adapters.rows import added, apart, by_row, cut
-from llm_adapters.model.sites import Site
+from llm_adapters.model.sites import Site, is_plain_linear
 
 if TYPE_CHECKING:
     from llm_adapters.adapters.engine import Engine
@@ -60,7 +60,7 @@ class SiteHook:
             self._input = changed
         return None if changed is x else _with_hidden(args, kwargs, changed)
 
-    def after(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         y = output[0] if isinstance(output, tuple) else output
         changed = y
         if self.parallel and self.fresh and not torch.compiler.is_compiling() and y._is_view():
@@ -69,13 +69,22 @@ class SiteHook:
         if self.parallel:
             x, self._input = (self._input, None) if self.spans else (_hidden(args, kwargs), None)
             assert x is not None
-            changed = self._apply(self.parallel, changed, x, fresh=self.fresh)
+            frozen = _frozen_weight(module, y) if self.fresh and not torch.compiler.is_compiling() else None
+            changed = self._apply(self.parallel, changed, x, fresh=self.fresh, frozen=frozen)
         changed = self._apply(self.series, changed, None, fresh=False)
         if changed is y:
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
-    def _apply(self, table: Mapping[str, list[Form]], y: Tensor, x: Tensor | None, *, fresh: bool) -> Tensor:
+    def _apply(
+        self,
+        table: Mapping[str, list[Form]],
+        y: Tensor,
+        x: Tensor | None,
+        *,
+        fresh: bool,
+        frozen: Tensor | None = None,
+    ) -> Tensor:
         """Add every form in ``table`` to its rows of ``y``; with ``x`` None the forms read ``y`` itself."""
         acting: list[tuple[str, Form, Rows]] = []
         for adapter, forms in table.items():
@@ -88,10 +97,10 @@ class SiteHook:
         for adapter, form, rows in acting:
             with self.engine.drawing(adapter, form):
                 if rows is None:
-                    y = form.add_to(y, y if x is None else x, fresh=owned and x is not None)
+                    y = form.add_to(y, y if x is None else x, fresh=owned and x is not None, frozen=frozen)
                 else:
                     y = self._add_rows(form, y, x, rows, owned=owned)
-            owned = True
+            owned, frozen = True, None
         return y
 
     def _apply_apart(
@@ -112,6 +121,18 @@ class SiteHook:
         # What the form reads is saved for backward, so it must not be a view of what is overwritten below.
         update = form(inputs.clone() if x is None and owned else inputs)
         return added(y if owned else y.clone(), batch, [rows], [update])
+
+
+def _frozen_weight(module: nn.Module, output: Tensor) -> Tensor | None:
+    """The weight of a plain linear map, if ``output`` came straight from it and only its input has a gradient."""
+    node = output.grad_fn
+    while node is not None and node.name().endswith("ViewBackward0"):
+        node = node.next_functions[0][0]
+    if node is None or node.name() not in {"MmBackward0", "AddmmBackward0"} or len(module._forward_hooks) > 1:
+        return None
+    if not is_plain_linear(module) or any(each.requires_grad for each in module.parameters()):
+        return None
+    return module.weight
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
