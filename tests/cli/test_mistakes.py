@@ -9,6 +9,8 @@ from commands import command
 CASES = {
     "unknown method": (["run", "--set", "adapter.method=lorra"], "nearest: lora"),
     "unknown field": (["run", "--set", "train.epoch=3"], "nearest: epochs"),
+    "field of another section": (["run", "--set", "train.dtype=float32"], "nearest: model.dtype"),
+    "field of no section": (["run", "--set", "train.seed=3"], "nearest: seed"),
     "wrong type": (["run", "--set", "train.epochs=many"], "epochs"),
     "negative size": (["run", "--set", "adapter.rank=-4"], "greater than 0"),
     "unknown site": (["run", "--set", "adapter.sites=[attn.qq]"], "nearest: attn.q"),

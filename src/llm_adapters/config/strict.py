@@ -62,7 +62,7 @@ def _explain(record: type[BaseModel], issue: Any) -> str:
     given = issue["input"]
     if issue["type"] == "extra_forbidden":
         known = _fields_at(record, path[:-1])
-        close = nearest(str(path[-1]), known)
+        close = _namesake(record, str(path[-1])) or nearest(str(path[-1]), known)
         hint = f"; nearest: {close}" if close else ""
         return f"unknown field '{field}' (given {given!r}); allowed: {', '.join(known)}{hint}"
     if issue["type"] == "missing":
@@ -74,6 +74,14 @@ def _explain(record: type[BaseModel], issue: Any) -> str:
     if isinstance(issue.get("ctx", {}).get("error"), UserError):
         return f"field '{field}': {message}"
     return f"field '{field}' is {given!r}: {message}"
+
+
+def _namesake(record: type[BaseModel], name: str) -> str | None:
+    """Where a field of this name stands: at the top, or in the one section that has it."""
+    if name in record.model_fields:
+        return name
+    sections = [section for section in record.model_fields if name in _fields_at(record, [section])]
+    return f"{sections[0]}.{name}" if len(sections) == 1 else None
 
 
 def _fields_at(record: type[BaseModel], path: list[Any]) -> list[str]:
