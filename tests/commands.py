@@ -21,7 +21,7 @@ def typed(place: Path, arguments: Sequence[str], out: int, error: int) -> None:
     os.chdir(place)
     os.dup2(out, 1)
     os.dup2(error, 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = (open(n, "w", 1, closefd=False) for n in (1, 2))  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
     sys.argv = ["llm-adapters", *arguments]
     main()

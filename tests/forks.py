@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-PATIENCE = 120  # seconds after which a child says where it stands and is ended: a test fails, and does not hang
+PATIENCE = 300  # seconds after which a child says where it stands and is ended: a test fails, and does not hang
 
 
 def forked(work: Callable[[], object]) -> int:
@@ -28,9 +28,13 @@ def forked(work: Callable[[], object]) -> int:
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            except (OSError, ValueError):
+                code = code or 1
+            finally:
+                os._exit(code)
     return child
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
+import shutil
 import signal
 import socket
 import tempfile
@@ -29,6 +31,7 @@ def free_port() -> int:
 def started(work: Callable[[int], Any], size: int = 2) -> list[tuple[int, Path]]:
     """Begin ``work(rank)`` in so many processes; gives their ids, and where each leaves its result."""
     folder, port = Path(tempfile.mkdtemp()), free_port()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
     def member(rank: int) -> None:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from forks import forked
+from forks import ended, forked
 from llm_adapters.errors import OutputError
 from llm_adapters.study.ledger import FILE, Ledger
 from llm_adapters.study.trials import read_study
@@ -61,8 +61,7 @@ def test_two_processes_never_take_the_same_run(tmp_path: Path) -> None:
                 ledger.record(taken[0].id, "done", me)
 
     children = [forked(take_all) for _ in range(4)]
-    for child in children:
-        os.waitpid(child, 0)
+    assert [ended(child) for child in children] == [0] * 4
     ledger = Ledger(tmp_path)
     claims = Counter(trial for trial, kind, _, _ in ledger.events() if kind == "claimed")
     assert claims == {f"t{i}": 1 for i in range(60)}

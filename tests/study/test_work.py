@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from forks import ended
 from llm_adapters.errors import OutputError, Stopped
 from llm_adapters.study.ledger import Ledger
 from llm_adapters.study.status import read_status
@@ -52,8 +53,7 @@ def test_five_kills_and_two_workers_give_what_was_left_alone(place: Path, whole:
     assert 5 <= _states(folder)["done"] < 24
     assert _states(folder)["running"] == 0  # the kill let go of it
     two = [work_in_child(folder), work_in_child(folder)]
-    for child in two:
-        os.waitpid(child, 0)
+    assert [ended(child) for child in two] == [0, 0]
     assert _states(folder) == {"done": 24}
     assert results(folder) == results(whole)
     with Ledger(folder) as ledger:

@@ -69,8 +69,8 @@ class SiteHook:
         if self.parallel:
             x, self._input = (self._input, None) if self.spans else (_hidden(args, kwargs), None)
             assert x is not None
-            frozen = _frozen_weight(module, y) if self.fresh and not torch.compiler.is_compiling() else None
-            changed = self._apply(self.parallel, changed, x, fresh=self.fresh, frozen=frozen)
+            linear = module if self.fresh and not torch.compiler.is_compiling() else None
+            changed = self._apply(self.parallel, changed, x, fresh=self.fresh, linear=linear)
         changed = self._apply(self.series, changed, None, fresh=False)
         if changed is y:
             return None
@@ -83,9 +83,12 @@ class SiteHook:
         x: Tensor | None,
         *,
         fresh: bool,
-        frozen: Tensor | None = None,
+        linear: nn.Module | None = None,
     ) -> Tensor:
-        """Add every form in ``table`` to its rows of ``y``; with ``x`` None the forms read ``y`` itself."""
+        """Add every form in ``table`` to its rows of ``y``; with ``x`` None the forms read ``y`` itself.
+
+        ``linear`` is the module that made ``y`` from ``x``, if that is one map.
+        """
         acting: list[tuple[str, Form, Rows]] = []
         for adapter, forms in table.items():
             takes_part, rows = self.engine.rows_of(adapter)
@@ -97,10 +100,11 @@ class SiteHook:
         for adapter, form, rows in acting:
             with self.engine.drawing(adapter, form):
                 if rows is None:
+                    frozen = None if linear is None or x is None else _frozen_weight(linear, x, y)
                     y = form.add_to(y, y if x is None else x, fresh=owned and x is not None, frozen=frozen)
                 else:
                     y = self._add_rows(form, y, x, rows, owned=owned)
-            owned, frozen = True, None
+            owned, linear = True, None
         return y
 
     def _apply_apart(
@@ -123,16 +127,26 @@ class SiteHook:
         return added(y if owned else y.clone(), batch, [rows], [update])
 
 
-def _frozen_weight(module: nn.Module, output: Tensor) -> Tensor | None:
-    """The weight of a plain linear map, if ``output`` came straight from it and only its input has a gradient."""
-    node = output.grad_fn
-    while node is not None and node.name().endswith("ViewBackward0"):
+def _frozen_weight(module: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+    """The weight of a plain linear map if to autograd ``y`` is ``x`` times it, and only ``x`` has a gradient."""
+    hooks = len(module._forward_hooks) + len(torch.nn.modules.module._global_forward_hooks)
+    if hooks > 1 or not is_plain_linear(module) or any(each.requires_grad for each in module.parameters()):
+        return None
+    source, node, number = x.grad_fn, y.grad_fn, 0
+    while node is not None and _is_view(node):
         node = node.next_functions[0][0]
-    if node is None or node.name() not in {"MmBackward0", "AddmmBackward0"} or len(module._forward_hooks) > 1:
+    if node is None or node.name() not in {"MmBackward0", "AddmmBackward0"}:
         return None
-    if not is_plain_linear(module) or any(each.requires_grad for each in module.parameters()):
-        return None
-    return module.weight
+    node, number = node.next_functions[node.name().startswith("Addmm")]
+    while node is not None and node is not source and _is_view(node):
+        node, number = node.next_functions[0]
+    same = getattr(node, "variable", None) is x if source is None else node is source and number == x.output_nr
+    # As autograd would hold it: what it is now, also if the parameter is given other numbers.
+    return module.weight.detach() if same else None
+
+
+def _is_view(node: Any) -> bool:
+    return bool(node.name().endswith("ViewBackward0"))
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

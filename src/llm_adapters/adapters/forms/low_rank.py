@@ -38,17 +38,16 @@ class LowRank(Form):
         return F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype))
 
     def add_to(self, out: Tensor, x: Tensor, *, fresh: bool, frozen: Tensor | None = None) -> Tensor:
-        read, scale = self._read(x)
-        if read is not x:
-            frozen = None  # the frozen map has read something else
-        x = read
+        given, (x, scale) = x, self._read(x)
         if x.dtype != out.dtype or _autocast(x) or torch.compiler.is_compiling():
             return out + F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype)).to(out.dtype)
         fresh = fresh and out.is_contiguous()
-        if frozen is not None and fresh:
+        if not fresh or x is not given:  # with dropout the frozen map has read something else
+            frozen = None
+        if frozen is not None:
             with torch.no_grad():  # autograd's own step back through the frozen map is left out
                 out = torch.ops.aten._unsafe_view(out, out.shape)
-        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh, frozen if fresh else None)
+        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh, frozen)
         return result
 
     def _read(self, x: Tensor) -> tuple[Tensor, float]:
@@ -98,7 +97,7 @@ class _AddLowRank(torch.autograd.Function):
         g: Any = None if B is None else _scaled(outer, B, ctx.scale)
         inner = None
         if of_x:
-            inner = (g @ A if frozen is None else (outer @ frozen).addmm_(g, A)).view(ctx.shape)
+            inner = (g @ A if frozen is None else _scaled(outer, frozen, 1.0).addmm_(g, A)).view(ctx.shape)
         return (
             gradients[0] if of_out else None,
             inner,
