@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import llm_adapters as la
-from llm_adapters.adapters import insertion
 from llm_adapters.adapters.forms import LowRank
 from tiny import put_on, small, tiny_model
 
@@ -77,90 +76,3 @@ def test_two_on_one_model_in_half_precision(family: str) -> None:
     parameters = [p for adapter in la.attached(model).values() for p in adapter.parameters()]
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in parameters)
     assert any(bool(p.grad.any()) for p in parameters if p.grad is not None)
-
-
-def _train(module: nn.Linear) -> None:
-    module.weight.requires_grad_()
-
-
-def _double(module: nn.Linear) -> None:
-    module.register_forward_hook(lambda _module, _args, out: out * 2, prepend=True)
-
-
-def _turn(module: nn.Linear) -> None:
-    turn = torch.linalg.qr(torch.randn(module.out_features, module.out_features, dtype=torch.float64))[0]
-    module.register_forward_hook(lambda _module, _args, out: out @ turn, prepend=True)
-
-
-def _replace(module: nn.Linear) -> None:
-    forward = module.forward
-    module.forward = lambda x: forward(x.tanh())  # type: ignore[method-assign]
-
-
-@pytest.mark.parametrize("change", [None, _train, _double, _turn, _replace])
-def test_a_frozen_map_and_its_form_go_back_at_once_unless_something_stands_between(
-    change: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model: Any = tiny_model("qwen2").double()  # some of its maps have biases
-    put_on(model, small("lora"), "a")
-    if change is not None:
-        change(model.model.layers[0].mlp.down_proj)
-    embedded = model.model.embed_tokens(torch.arange(3, 15)[None]).detach().requires_grad_()
-    wanted = [embedded, *(parameter for parameter in model.parameters() if parameter.requires_grad)]
-    alone: list[bool] = []
-
-    def gradients(frozen_weight: Any) -> tuple[Tensor, ...]:
-        def told(*given: Any) -> Tensor | None:
-            weight: Tensor | None = frozen_weight(*given)
-            alone.append(weight is None)
-            return weight
-
-        monkeypatch.setattr(insertion, "_frozen_weight", told)
-        return torch.autograd.grad(model(inputs_embeds=embedded).logits.square().mean(), wanted)
-
-    together = gradients(insertion._frozen_weight)
-    assert sum(alone) == (0 if change is None else 1)
-    apart = gradients(lambda *_: None)
-    assert len(alone) == 2 * len(model.model.layers) * 7
-    for here, there in zip(together, apart, strict=True):
-        torch.testing.assert_close(here, there, rtol=1e-10, atol=1e-14)
-
-
-def _gradients(model: Any, embedded: Tensor, between: Any = None, *, autocast: bool = False) -> tuple[Tensor, ...]:
-    loss = model(inputs_embeds=embedded).logits.square().mean()
-    if between is not None:
-        between()
-    wanted = [embedded, *(parameter for parameter in model.parameters() if parameter.requires_grad)]
-    with torch.autocast("cpu", enabled=autocast):
-        return torch.autograd.grad(loss, wanted)
-
-
-@pytest.mark.parametrize("kind", ["global hook", "other forward", "other numbers", "autocast"])
-def test_what_stands_between_elsewhere(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model: Any = tiny_model("llama")
-    put_on(model, small("lora"), "a")
-    embedded = model.model.embed_tokens(torch.arange(3, 15)[None]).detach().requires_grad_()
-    handle, between, weight = None, None, model.model.layers[0].mlp.down_proj.weight
-    if kind == "global hook":
-        turn = torch.linalg.qr(torch.randn(weight.shape[0], weight.shape[0]))[0]
-        turned = lambda _m, _a, out: out @ turn if isinstance(out, Tensor) and out.shape[-1] == len(turn) else None  # noqa: E731
-        handle = nn.modules.module.register_module_forward_hook(turned)
-    elif kind == "other forward":
-        forward = nn.Linear.forward
-        monkeypatch.setattr(nn.Linear, "forward", lambda self, x: forward(self, x.tanh()))
-    elif kind == "other numbers":
-        numbers = weight.data
-
-        def between() -> None:
-            weight.data = torch.zeros_like(weight)
-
-    together = _gradients(model, embedded, between, autocast=kind == "autocast")
-    if kind == "other numbers":
-        weight.data = numbers
-    monkeypatch.setattr(insertion, "_frozen_weight", lambda *_: None)
-    apart = _gradients(model, embedded, between, autocast=kind == "autocast")
-    if handle is not None:
-        handle.remove()
-    scale = max(float(each.abs().max()) for each in apart)
-    for here, there in zip(together, apart, strict=True):
-        assert float((here - there).abs().max()) <= (0.03 if kind == "autocast" else 1e-5) * scale

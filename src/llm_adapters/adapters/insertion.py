@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from llm_adapters.adapters.forms import Form
 from llm_adapters.adapters.routing import Rows
 from llm_adapters.adapters.rows import added, apart, by_row, cut
-from llm_adapters.model.sites import Site, is_plain_linear
+from llm_adapters.model.sites import Site
 
 if TYPE_CHECKING:
     from llm_adapters.adapters.engine import Engine
@@ -60,7 +60,7 @@ class SiteHook:
             self._input = changed
         return None if changed is x else _with_hidden(args, kwargs, changed)
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def after(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         y = output[0] if isinstance(output, tuple) else output
         changed = y
         if self.parallel and self.fresh and not torch.compiler.is_compiling() and y._is_view():
@@ -69,26 +69,14 @@ class SiteHook:
         if self.parallel:
             x, self._input = (self._input, None) if self.spans else (_hidden(args, kwargs), None)
             assert x is not None
-            linear = module if self.fresh and not torch.compiler.is_compiling() else None
-            changed = self._apply(self.parallel, changed, x, fresh=self.fresh, linear=linear)
+            changed = self._apply(self.parallel, changed, x, fresh=self.fresh)
         changed = self._apply(self.series, changed, None, fresh=False)
         if changed is y:
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
-    def _apply(
-        self,
-        table: Mapping[str, list[Form]],
-        y: Tensor,
-        x: Tensor | None,
-        *,
-        fresh: bool,
-        linear: nn.Module | None = None,
-    ) -> Tensor:
-        """Add every form in ``table`` to its rows of ``y``; with ``x`` None the forms read ``y`` itself.
-
-        ``linear`` is the module that made ``y`` from ``x``, if that is one map.
-        """
+    def _apply(self, table: Mapping[str, list[Form]], y: Tensor, x: Tensor | None, *, fresh: bool) -> Tensor:
+        """Add every form in ``table`` to its rows of ``y``; with ``x`` None the forms read ``y`` itself."""
         acting: list[tuple[str, Form, Rows]] = []
         for adapter, forms in table.items():
             takes_part, rows = self.engine.rows_of(adapter)
@@ -100,11 +88,10 @@ class SiteHook:
         for adapter, form, rows in acting:
             with self.engine.drawing(adapter, form):
                 if rows is None:
-                    frozen = None if linear is None or x is None else _frozen_weight(linear, x, y)
-                    y = form.add_to(y, y if x is None else x, fresh=owned and x is not None, frozen=frozen)
+                    y = form.add_to(y, y if x is None else x, fresh=owned and x is not None)
                 else:
                     y = self._add_rows(form, y, x, rows, owned=owned)
-            owned, linear = True, None
+            owned = True
         return y
 
     def _apply_apart(
@@ -125,28 +112,6 @@ class SiteHook:
         # What the form reads is saved for backward, so it must not be a view of what is overwritten below.
         update = form(inputs.clone() if x is None and owned else inputs)
         return added(y if owned else y.clone(), batch, [rows], [update])
-
-
-def _frozen_weight(module: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
-    """The weight of a plain linear map if to autograd ``y`` is ``x`` times it, and only ``x`` has a gradient."""
-    hooks = len(module._forward_hooks) + len(torch.nn.modules.module._global_forward_hooks)
-    if hooks > 1 or not is_plain_linear(module) or any(each.requires_grad for each in module.parameters()):
-        return None
-    source, node, number = x.grad_fn, y.grad_fn, 0
-    while node is not None and _is_view(node):
-        node = node.next_functions[0][0]
-    if node is None or node.name() not in {"MmBackward0", "AddmmBackward0"}:
-        return None
-    node, number = node.next_functions[node.name().startswith("Addmm")]
-    while node is not None and node is not source and _is_view(node):
-        node, number = node.next_functions[0]
-    same = getattr(node, "variable", None) is x if source is None else node is source and number == x.output_nr
-    # As autograd would hold it: what it is now, also if the parameter is given other numbers.
-    return module.weight.detach() if same else None
-
-
-def _is_view(node: Any) -> bool:
-    return bool(node.name().endswith("ViewBackward0"))
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

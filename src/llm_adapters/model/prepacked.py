@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from llm_adapters.model.memory import free_bytes, total_bytes
-from llm_adapters.model.sites import is_plain_linear
 
 _OF_FREE = 0.25  # of the memory that is free before decoding: the copy must not take it from the rows
 _OF_ALL = 0.125  # of all memory, for training: what is free differs when it goes on, and then its bits would too
@@ -98,10 +97,15 @@ def _linears(model: nn.Module, *, training: bool) -> list[nn.Linear]:
     return [
         module
         for module in model.modules()
-        if is_plain_linear(module)
+        if _is_plain(module)
         and _pays(module.weight.dtype, training=training)
         and not (training and any(each.requires_grad for each in module.parameters()))
     ]
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Exactly a linear as PyTorch has it, nobody's own kind."""
+    return type(module) is nn.Linear and "forward" not in vars(module) and type(module.weight) is nn.Parameter
 
 
 def _at_hand(module: nn.Linear) -> bool:

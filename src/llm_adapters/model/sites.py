@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import nn
 
@@ -186,11 +186,6 @@ def _linear(owner: nn.Module, names: tuple[str, ...], *, deep: bool) -> tuple[st
 def is_linear(module: nn.Module) -> bool:
     """Whether ``module`` is a linear map: nn.Linear, GPT-2's Conv1D, or a quantised stand-in for either."""
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D" or _declares_features(module)
-
-
-def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether it is exactly a linear map as PyTorch has it, nobody's own kind."""
-    return type(module) is nn.Linear and "forward" not in vars(module) and type(module.weight) is nn.Parameter
 
 
 def _declares_features(module: nn.Module) -> bool:

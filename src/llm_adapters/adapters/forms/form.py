@@ -23,16 +23,8 @@ class Form(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` (B, T, d_in) → update (B, T, d_out)."""
 
-    def add_to(self, out: Tensor, x: Tensor, *, fresh: bool, frozen: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """``out + self(x)``.
-
-        Args:
-            out: (B, T, d_out), to which the update is added.
-            x: (B, T, d_in).
-            fresh: whether ``out`` may be overwritten.
-            frozen: the weight (d_out, d_in) if ``out`` is ``x`` times that, perhaps with a bias, and nothing else: a
-                form that can may then go back through both at once (see LowRank).
-        """
+    def add_to(self, out: Tensor, x: Tensor, *, fresh: bool) -> Tensor:  # noqa: ARG002 (see LowRank)
+        """``out + self(x)``; ``fresh`` says that ``out`` may be overwritten."""
         return out + self(x)
 
     def delta_weight(self) -> Tensor | None:

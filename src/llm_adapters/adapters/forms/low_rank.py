@@ -37,17 +37,11 @@ class LowRank(Form):
         # The scale is applied to the rank, which is narrower than the output.
         return F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype))
 
-    def add_to(self, out: Tensor, x: Tensor, *, fresh: bool, frozen: Tensor | None = None) -> Tensor:
-        given, (x, scale) = x, self._read(x)
+    def add_to(self, out: Tensor, x: Tensor, *, fresh: bool) -> Tensor:
+        x, scale = self._read(x)
         if x.dtype != out.dtype or _autocast(x) or torch.compiler.is_compiling():
             return out + F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype)).to(out.dtype)
-        fresh = fresh and out.is_contiguous()
-        if not fresh or x is not given:  # with dropout the frozen map has read something else
-            frozen = None
-        if frozen is not None:
-            with torch.no_grad():  # autograd's own step back through the frozen map is left out
-                out = torch.ops.aten._unsafe_view(out, out.shape)
-        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh, frozen)
+        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh and out.is_contiguous())
         return result
 
     def _read(self, x: Tensor) -> tuple[Tensor, float]:
@@ -64,22 +58,19 @@ class _AddLowRank(torch.autograd.Function):
     """``out + scale · x Aᵀ Bᵀ``, over ``out`` if it is ``fresh``; ``A`` and ``B`` are cast to the dtype of ``x``.
 
     Autograd's own, for a product that is added in place to a view, copies the gradient of ``out`` twice, and writes
-    two dozen small steps where six products do; on a GPU it is their number that costs. With ``frozen``, by which
-    ``out`` was made from ``x``, the gradient of ``x`` is that through both: the second is added to the first by the
-    product that computes it.
+    two dozen small steps where six products do; on a GPU it is their number that costs.
     """
 
     @staticmethod
     def forward(  # noqa: PLR0917 – autograd hands on by position
-        ctx: Any, out: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float, fresh: bool, frozen: Tensor | None
+        ctx: Any, out: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float, fresh: bool
     ) -> Tensor:
         rows, cast_A, cast_B = _rows(x), A.to(x.dtype), B.to(x.dtype)
         h = _scaled(rows, cast_A.t(), scale)
         _, of_x, of_A, of_B, *_ = ctx.needs_input_grad
         ctx.save_for_backward(
-            x if of_A else None, h if of_B else None, cast_A if of_x else None, cast_B if of_x or of_A else None,
-            frozen if of_x else None,
-        )  # fmt: skip
+            x if of_A else None, h if of_B else None, cast_A if of_x else None, cast_B if of_x or of_A else None
+        )
         ctx.shape, ctx.scale, ctx.dtypes = x.shape, scale, (A.dtype, B.dtype)
         if fresh:
             ctx.mark_dirty(out)
@@ -91,20 +82,16 @@ class _AddLowRank(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, h, A, B, frozen = ctx.saved_tensors
+        x, h, A, B = ctx.saved_tensors
         of_out, of_x, of_A, of_B, *_ = ctx.needs_input_grad
         outer = _rows(gradients[0])
         g: Any = None if B is None else _scaled(outer, B, ctx.scale)
-        inner = None
-        if of_x:
-            inner = (g @ A if frozen is None else _scaled(outer, frozen, 1.0).addmm_(g, A)).view(ctx.shape)
         return (
             gradients[0] if of_out else None,
-            inner,
+            (g @ A).view(ctx.shape) if of_x else None,
             # This way round the product is half as fast again.
             _product(_rows(x).t(), g, ctx.dtypes[0]).t() if of_A else None,
             _product(outer.t(), h, ctx.dtypes[1]) if of_B else None,
-            None,
             None,
             None,
         )
