@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import llm_adapters as la
 from llm_adapters.adapters.forms import LowRank
@@ -54,6 +56,50 @@ def test_gradients_are_those_of_the_formula(kind: str, frozen: str, fresh: bool)
         torch.testing.assert_close(here, there)
     with torch.no_grad():
         torch.testing.assert_close(form.add_to(out.detach().clone(), x, fresh=fresh), expected)
+
+
+@pytest.mark.parametrize("kind", OUTS)
+@pytest.mark.parametrize("frozen", FROZEN)
+@pytest.mark.parametrize("outer_has_history", [False, True])
+def test_second_derivatives_are_those_of_the_formula(kind: str, frozen: str, outer_has_history: bool) -> None:
+    out, x, form = _given(kind, frozen)
+    wanted = [each for each in (out, x, form.A, form.B) if each.requires_grad]
+    outer = torch.randn(out.shape)
+
+    def twice(result: Tensor) -> list[Tensor]:
+        loss = (result.square() if outer_has_history else result).mul(outer).sum()
+        first = torch.autograd.grad(loss, wanted, create_graph=True)
+        length = sum((each.square().sum() for each in first), torch.zeros(()))
+        found = torch.autograd.grad(length, wanted, allow_unused=True)
+        return [torch.zeros_like(p) if each is None else each for p, each in zip(wanted, found, strict=True)]
+
+    expected = twice(out + form.scale * (x @ form.A.t()) @ form.B.t())
+    result = form.add_to(_as_a_map_gives_it(out, kind), x, fresh=True)
+    if frozen == "A":
+        with pytest.raises(RuntimeError, match="needs its A to be trainable"):
+            twice(result)
+        return
+    for here, there in zip(twice(result), expected, strict=True):
+        torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
+
+
+def test_results_that_a_policy_saves_for_the_backward_pass_are_not_written_over() -> None:
+    def products(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
+        saved = operation in {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+        return CheckpointPolicy.MUST_SAVE if saved else CheckpointPolicy.PREFER_RECOMPUTE
+
+    def gradients(*, saving: bool) -> list[Tensor | None]:
+        model: Any = tiny_model("llama")
+        for name in ("a", "b"):
+            put_on(model, small("lora"), name)
+        run = partial(model, torch.arange(3, 15)[None])
+        contexts = partial(create_selective_checkpoint_contexts, products)
+        output = checkpoint(run, use_reentrant=False, context_fn=contexts) if saving else run()
+        output.logits.square().mean().backward()
+        return [p.grad for adapter in la.attached(model).values() for p in adapter.parameters()]
+
+    for here, there in zip(gradients(saving=True), gradients(saving=False), strict=True):
+        torch.testing.assert_close(here, there)
 
 
 @pytest.mark.parametrize("kind", OUTS)

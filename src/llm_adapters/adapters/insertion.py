@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from llm_adapters.adapters.forms import Form
 from llm_adapters.adapters.routing import Rows
@@ -82,16 +83,18 @@ class SiteHook:
             takes_part, rows = self.engine.rows_of(adapter)
             acting += [(adapter, form, rows) for form in forms if takes_part]
         order = apart([rows for _, _, rows in acting]) if len(acting) > 1 else None
+        # Who watches operations may keep their results, as selective checkpointing does: then nothing is overwritten.
+        watched = is_in_torch_dispatch_mode(include_infra_modes=False)
+        owned = fresh and not watched
         if order is not None:
-            return self._apply_apart([acting[i] for i in order], y, x, owned=fresh)
-        owned = fresh
+            return self._apply_apart([acting[i] for i in order], y, x, owned=owned)
         for adapter, form, rows in acting:
             with self.engine.drawing(adapter, form):
                 if rows is None:
                     y = form.add_to(y, y if x is None else x, fresh=owned and x is not None)
                 else:
                     y = self._add_rows(form, y, x, rows, owned=owned)
-            owned = True
+            owned = not watched
         return y
 
     def _apply_apart(

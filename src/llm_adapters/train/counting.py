@@ -86,6 +86,11 @@ class Ledger(TorchDispatchMode):
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
         self._living: dict[int, int] = {}
 
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """It keeps no results, so what is counted may overwrite tensors as it does without being watched."""
+        return True
+
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

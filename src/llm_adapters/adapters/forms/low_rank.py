@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from llm_adapters.adapters.forms.dropout import dropped
@@ -69,7 +68,7 @@ class _AddLowRank(torch.autograd.Function):
         h = _scaled(rows, cast_A.t(), scale)
         _, of_x, of_A, of_B, *_ = ctx.needs_input_grad
         ctx.save_for_backward(
-            x if of_A else None, h if of_B else None, cast_A if of_x else None, cast_B if of_x or of_A else None
+            x if of_A else None, h if of_B else None, cast_A if of_x else None, cast_B if of_x or of_A else None, A, B
         )
         ctx.shape, ctx.scale, ctx.dtypes = x.shape, scale, (A.dtype, B.dtype)
         if fresh:
@@ -80,11 +79,15 @@ class _AddLowRank(torch.autograd.Function):
         return torch.ops.aten._unsafe_view(torch.addmm(_rows(out), h, cast_B.t()), out.shape)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, h, A, B = ctx.saved_tensors
+        x, h, A, B, *parameters = ctx.saved_tensors
         of_out, of_x, of_A, of_B, *_ = ctx.needs_input_grad
         outer = _rows(gradients[0])
+        if torch.is_grad_enabled():  # these gradients will be derived too: from what has a history, which h has not
+            A, B = (each.to(outer.dtype) for each in parameters)
+            if of_B and not of_A:
+                raise RuntimeError("a second derivative through LoRA needs its A to be trainable too")
+            h = _scaled(_rows(x), A.t(), ctx.scale) if of_B else None
         g: Any = None if B is None else _scaled(outer, B, ctx.scale)
         return (
             gradients[0] if of_out else None,
@@ -103,7 +106,7 @@ _WIDER = "dtype" in torch.ops.aten.mm.overloads()  # torch 2.8
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """``a @ b`` in another dtype: where it can be, without rounding to that of the factors first."""
-    if dtype == torch.float32 and a.dtype in _HALF and a.is_cuda and _WIDER:
+    if dtype == torch.float32 and a.dtype in _HALF and a.is_cuda and _WIDER and not torch.is_grad_enabled():
         return torch.mm(a, b, out_dtype=dtype)
     return (a @ b).to(dtype)
 
