@@ -69,7 +69,7 @@ def sides(options: argparse.Namespace) -> dict[str, str]:
     """What is compared, and the Python that runs each."""
     found = {"ours": sys.executable}
     if options.compile:
-        return {**found, "compiled": sys.executable}
+        found["compiled"] = sys.executable
     if options.quantization:
         found["whole"] = sys.executable
     if options.method == "lora":
@@ -195,11 +195,12 @@ def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], p
             f"  {side:8} {speed[side]:7.1f} tokens/s   {peak[side] / 2**30:5.2f} GiB   share of the limit {share:.2f}"
         )
         print(f"           losses {' '.join(f'{loss:.4f}' for loss in results[0]['losses'])}")
-    for other in speed.keys() - {"ours"}:
-        print(f"ours/{other}: speed {speed['ours'] / speed[other]:.2f}, memory {peak['ours'] / peak[other]:.2f}")
-    if "trainer" in runs and not options.dropout:
-        pairs = zip(runs["ours"][0]["losses"], runs["trainer"][0]["losses"], strict=True)
-        print(f"largest relative difference of a step's loss: {max(abs(a - b) / b for a, b in pairs):.1e}")
+    for side in [side for side in ("ours", "compiled") if side in runs]:
+        for other in [other for other in runs if other != side]:
+            print(f"{side}/{other}: speed {speed[side] / speed[other]:.2f}, memory {peak[side] / peak[other]:.2f}")
+        if "trainer" in runs and not options.dropout:
+            pairs = zip(runs[side][0]["losses"], runs["trainer"][0]["losses"], strict=True)
+            print(f"{side}: largest relative difference of a step's loss {max(abs(a - b) / b for a, b in pairs):.1e}")
 
 
 if __name__ == "__main__":

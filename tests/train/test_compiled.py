@@ -31,9 +31,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CompileCounterWithBackend:
     return counter
 
 
-def _losses(folder: Path, recipe: Any, layers: int = 4, **options: Any) -> list[float]:
+def _losses(folder: Path, recipe: Any, layers: int = 4, micro_batch: int = 3, **options: Any) -> list[float]:
     model = tiny_model("llama", num_hidden_layers=layers)
-    tiny_training(folder, recipe=recipe, model=model, epochs=1, micro_batch=3, held_out=3, **options)
+    tiny_training(folder, recipe=recipe, model=model, epochs=1, micro_batch=micro_batch, held_out=3, **options)
     assert not any(block._compiled_call_impl for block in find_sites(model).blocks)
     return [row[key] for row in metrics(folder) for key in ("loss", "validation_loss") if key in row]
 
@@ -56,11 +56,23 @@ def test_losses_are_those_of_plain_layers_and_layers_share_what_is_compiled(
     assert counted.frame_count == 0
     assert _losses(tmp_path / "compiled", recipe, compile=True, **options) == pytest.approx(plain, rel=1e-5)
     four = counted.frame_count
-    assert (
-        options.get("gradient_checkpointing") or not counters["graph_break"]
-    )  # torch breaks at its checkpoints itself
+    if not options.get("gradient_checkpointing"):  # torch breaks at its checkpoints itself
+        breaks = [] if options.get("packing") is False else ["packed_attention"]
+        assert [name for name in breaks if any(name in reason for reason in counters["graph_break"])] == breaks
+        assert len(counters["graph_break"]) == len(breaks)
     _losses(tmp_path / "deeper", recipe, layers=6, compile=True, **options)
     assert counted.frame_count == 2 * four > 0
+
+
+def test_other_numbers_of_examples_are_not_compiled_anew(counted: CompileCounterWithBackend, tmp_path: Path) -> None:
+    frames = []
+    for micro_batch, beginning in ((4, 0), (3, 9)):  # of eight examples: four and four, or three, three and two
+        options: dict[str, Any] = {"recipe": la.method("lora"), "beginning": beginning, "micro_batch": micro_batch}
+        plain = _losses(tmp_path / f"plain{beginning}", **options)
+        before = counted.frame_count
+        assert _losses(tmp_path / f"compiled{beginning}", compile=True, **options) == pytest.approx(plain, rel=1e-5)
+        frames.append(counted.frame_count - before)
+    assert frames[0] == frames[1] > 0
 
 
 @pytest.mark.parametrize("name", ["prefix", "prompt"])

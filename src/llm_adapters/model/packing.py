@@ -22,6 +22,23 @@ from llm_adapters.model.recomputed import recomputed
 Documents = Sequence[Sequence[int]]
 """Tokens of the documents of every row, in their order; of each row they sum up to T."""
 
+
+class Unguarded(Sequence[Sequence[int]]):
+    """Numbers of the documents of every row that compiled layers hand on as they are.
+
+    Layers that are handed a list are compiled anew for every length of it.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[int]]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._rows[row]
+
+
 PACKED = "llm_adapters_packed"
 """Name of this attention in ``config._attn_implementation``, while :func:`packing` is in force."""
 
@@ -29,6 +46,7 @@ WIDENED = "llm_adapters_packed_float32"
 """Its name where it is computed in float32 while gradients are taken."""
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # what it does depends on every length
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -106,7 +124,6 @@ def widened_attention(
     return recomputed(torch.Tensor.to, found, query.dtype), None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # it would look at every length, and compile for each
 def _at_once(
     query: Tensor,
     key: Tensor,
@@ -133,8 +150,8 @@ def _at_once(
 
 def _window(window: int | None, before: int, documents: Documents, beginnings: Documents | None) -> int | None:
     """A sliding window, unless no document with what stands before it is longer."""
-    if window is None or torch.compiler.is_compiling():
-        return window
+    if window is None:
+        return None
     longest = before + max(map(max, documents)) + (0 if beginnings is None else max(map(max, beginnings)))
     return window if longest > window else None
 

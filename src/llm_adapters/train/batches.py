@@ -15,7 +15,7 @@ from llm_adapters.model import packed_flash
 from llm_adapters.model.fused import Fused
 from llm_adapters.model.head import find_head
 from llm_adapters.model.memory import sent
-from llm_adapters.model.packing import packing
+from llm_adapters.model.packing import Unguarded, packing
 from llm_adapters.model.packing_trial import can_pack, can_share
 from llm_adapters.model.prepacked import Prepacked
 from llm_adapters.model.recomputed import recomputing
@@ -111,8 +111,8 @@ class Batches:
         columns, documents = collate_packed([examples], [beginnings])
         return {
             **self._placed(columns),
-            "documents": documents,
-            **({"beginnings": [beginnings]} if any(beginnings) else {}),
+            "documents": Unguarded(documents),
+            "beginnings": Unguarded([beginnings]),
         }
 
     def _placed(self, columns: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -19,10 +19,9 @@ _WORTH = 32  # one token in so many must be saved: examples are put together aga
 def shares_beginnings(settings: TrainSection, acting: Iterable[Adapter]) -> bool:
     """Whether a training through these adapters computes them once.
 
-    Not where virtual tokens come before an example's own, and not where compiled layers would be compiled anew for
-    another beginning, or cached ones hold whole examples.
+    Not where virtual tokens come before an example's own, and not where cached layers hold whole examples.
     """
-    return not (settings.compile or settings.cache_frozen_layers or any(each.virtual_tokens for each in acting))
+    return not (settings.cache_frozen_layers or any(each.virtual_tokens for each in acting))
 
 
 def shared_beginning(examples: Sequence[Encoded]) -> int:

@@ -27,7 +27,7 @@ from llm_adapters.train.sharding import is_sharded, shard
 from llm_adapters.train.team import Team
 
 _KINDS = 64
-"""Kinds of layers and numbers of packed documents that may be compiled; torch's own limit of 8 falls back silently."""
+"""Kinds of layers that may be compiled; torch's own limit of 8 falls back silently."""
 
 
 class NotFinite(ArithmeticError):  # noqa: N818 – the loop makes the user's error of it
