@@ -11,6 +11,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -30,19 +32,61 @@ def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
     model = loaded(plan, quantised)
     with torch.device("meta"):  # quantised weights are packed
         parameters = sum(p.numel() for p in type(model)(model.config).parameters())
-    before = matrix_rate(model.config, plan["dtype"])
+    watch = Watch(partial(matrix_rate, model.config, plan["dtype"]), plan["warm"])
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     if side in ("trainer", "liger"):
-        losses, seconds = trainer(model, plan, liger=side == "liger", quantised=quantised is not None)
+        losses = trainer(model, plan, watch, liger=side == "liger", quantised=quantised is not None)
     else:
-        losses, seconds = ours(model, plan, compiled=side == "compiled")
+        losses = ours(model, plan, watch, compiled=side == "compiled")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
-    rate = (before + matrix_rate(model.config, plan["dtype"])) / 2
-    return {"losses": losses, "seconds": seconds, "peak": peak, "rate": rate, "parameters": parameters}
+    return {"losses": losses, "peak": peak, "parameters": parameters, **watch.measured()}
+
+
+class Watch:
+    """Times steps but the first few, and before and after each of those the rate of products, which swings.
+
+    On a GPU, whose rate is steady and whose clock idling would change, before the first and after the last alone.
+    """
+
+    def __init__(self, rate: Callable[[], float], warm: int) -> None:
+        self._rate, self._left = rate, warm
+        self._seconds: list[float] = []
+        self._rates: list[float] = []
+        self._start = 0.0
+
+    def begin(self) -> None:
+        """What lies between two steps belongs to the second; not so the measuring of the rate."""
+        if self._left or (self._rates and torch.cuda.is_available()):
+            return
+        before = self._now()
+        self._rates.append(self._rate())
+        self._start = self._start + self._now() - before if self._seconds else self._now()
+
+    def end(self) -> None:
+        if self._left:
+            self._left -= 1
+            return
+        now = self._now()
+        self._seconds.append(now - self._start)
+        self._start = now
+
+    def _now(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def measured(self) -> dict[str, float]:
+        """The seconds of all timed steps, and the operations that products would have done in them."""
+        self._rates.append(self._rate())
+        if torch.cuda.is_available():
+            mean = statistics.mean(self._rates)
+            return {"seconds": sum(self._seconds), "possible": sum(self._seconds) * mean}
+        pairs = zip(self._seconds, pairwise(self._rates), strict=True)
+        return {"seconds": sum(self._seconds), "possible": sum(s * (a + b) / 2 for s, (a, b) in pairs)}
 
 
 def loaded(plan: dict[str, Any], quantization: str | None) -> Any:
@@ -58,7 +102,7 @@ def loaded(plan: dict[str, Any], quantization: str | None) -> Any:
     return AutoModelForCausalLM.from_pretrained(plan["base"], dtype=getattr(torch, plan["dtype"])).to(DEVICE)
 
 
-def ours(model: Any, plan: dict[str, Any], *, compiled: bool) -> tuple[list[float], float]:
+def ours(model: Any, plan: dict[str, Any], watch: Watch, *, compiled: bool) -> list[float]:
     import llm_adapters as la
     from llm_adapters.config.schema import TrainSection
     from llm_adapters.data.encoding import Encoded
@@ -82,16 +126,16 @@ def ours(model: Any, plan: dict[str, Any], *, compiled: bool) -> tuple[list[floa
     stepper.open()
     stepper.share_beginnings()
     model.train()
-    losses, start = [], 0.0
-    for step, batch in enumerate(plan["batches"]):
-        start = time.perf_counter() if step == plan["warm"] else start
+    losses = []
+    for batch in plan["batches"]:
+        watch.begin()
         rows = [Numbered(i, Encoded(row["input_ids"], row["labels"], truncated=False)) for i, row in enumerate(batch)]
-        losses.append(stepper.step(rows, plan["micro_batch"])[0])  # reading the loss waits for the device
-    seconds = time.perf_counter() - start
+        losses.append(stepper.step(rows, plan["micro_batch"])[0])
+        watch.end()
     if plan["profile"]:
         print(f"the GPU is busy for {busy(lambda: stepper.step(rows, plan['micro_batch'])):.0f} ms of a step")
     stepper.close()
-    return losses, seconds
+    return losses
 
 
 def busy(step: Callable[[], Any]) -> float:
@@ -104,7 +148,7 @@ def busy(step: Callable[[], Any]) -> float:
     return sum(event.self_device_time_total for event in found.key_averages()) / 1000
 
 
-def trainer(model: Any, plan: dict[str, Any], *, liger: bool, quantised: bool) -> tuple[list[float], float]:
+def trainer(model: Any, plan: dict[str, Any], watch: Watch, *, liger: bool, quantised: bool) -> list[float]:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     base: Any = Trainer
@@ -129,13 +173,13 @@ def trainer(model: Any, plan: dict[str, Any], *, liger: bool, quantised: bool) -
         model.train_adapter("a")
         base = adapters.AdapterTrainer
     losses: list[float] = []
-    times: list[float] = []
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
+    class Watched(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            watch.begin()
+
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter())
+            watch.end()
 
         def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
             losses.extend([logs["loss"]] if logs and "loss" in logs else [])
@@ -154,10 +198,10 @@ def trainer(model: Any, plan: dict[str, Any], *, liger: bool, quantised: bool) -
         )  # fmt: skip
         rows = [row for batch in plan["batches"] for row in batch]
         InOrder(
-            model=model, args=settings, train_dataset=rows, callbacks=[Watch()],
+            model=model, args=settings, train_dataset=rows, callbacks=[Watched()],
             data_collator=lambda batch: padded(batch, plan["pad"]),
         ).train()  # fmt: skip
-    return losses, times[-1] - times[plan["warm"] - 1]
+    return losses
 
 
 def padded(batch: list[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
@@ -192,7 +236,7 @@ def matrix_rate(config: Any, dtype: str) -> float:
     rows, width, inner = 8192 if device == "cuda" else 1024, config.hidden_size, config.intermediate_size
     a, b = torch.randn(rows, width, device=device, dtype=kind), torch.randn(width, inner, device=device, dtype=kind)
     rates = []
-    for _ in range(30 if device == "cuda" else 100):
+    for _ in range(30):
         start = time.perf_counter()
         for _ in range(10):
             a @ b

@@ -11,7 +11,7 @@ mixture, real lengths, drawn at random) and starts from the same adapter weights
 
 Sides take turns --rounds times. Prints medians of tokens a second (padding not counted) and of peak memory, their
 ratios, the largest relative difference of a step's loss (LoRA without dropout), and the share of the limit: 4·N
-operations a token at the matrix rate measured in the same process, before and after.
+operations a token at the matrix rate measured in the same process, before and after each step.
 
     LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py [--method lora] [--steps 6] [--micro-batch 4] [--rounds 3]
         [--dropout 0.05] [--train-on all] [--compile]
@@ -188,9 +188,7 @@ def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], p
     for side, results in runs.items():
         speed[side] = statistics.median(tokens / result["seconds"] for result in results)
         peak[side] = statistics.median(result["peak"] for result in results)
-        share = statistics.median(
-            4 * result["parameters"] * tokens / result["seconds"] / result["rate"] for result in results
-        )
+        share = statistics.median(4 * result["parameters"] * tokens / result["possible"] for result in results)
         print(
             f"  {side:8} {speed[side]:7.1f} tokens/s   {peak[side] / 2**30:5.2f} GiB   share of the limit {share:.2f}"
         )

@@ -85,13 +85,15 @@ def packed_attention(
         if window is None or not before:  # the kernel would count virtual tokens as distance
             return _at_once(query, key, value, documents, beginnings, virtual=virtual, window=window, scale=scale), None
     rows = []
-    for row, lengths in enumerate(documents):
-        one = slice(row, row + 1)
-        mask = attention_mask if attention_mask is None or attention_mask.shape[0] == 1 else attention_mask[one]
-        # Splits and concatenations, because their backward passes move every gradient once.
+    # Splits and concatenations, because their backward passes move every gradient once.
+    one_by_one = zip(*(states.split(1) if len(states) > 1 else [states] for states in (query, key, value)), strict=True)
+    for row, (lengths, (q_row, *k_and_v)) in enumerate(zip(documents, one_by_one, strict=True)):
+        mask = attention_mask
+        if mask is not None and mask.shape[0] > 1:
+            mask = mask[row : row + 1]
         parts = [(0, before)] * len(lengths) if virtual is None else virtual[row]
-        queries: Sequence[Tensor] = query[one].split(list(lengths), dim=2)
-        pairs = [_with_virtual(states[one], before, lengths, parts) for states in (key, value)]
+        queries: Sequence[Tensor] = q_row.split(list(lengths), dim=2)
+        pairs = [_with_virtual(states, before, lengths, parts) for states in k_and_v]
         shared = beginnings[row] if beginnings is not None else ()
         if any(shared):
             _check_shared(shared, parts, attention_mask)
@@ -104,7 +106,7 @@ def packed_attention(
             found.append(sdpa_attention_forward(module, q, k, v, _both(own, near), **options)[0])
             start += q.shape[2]
         if any(shared):
-            found = [states[:, tokens:] for states, tokens in zip(found, shared, strict=True)]
+            found = [_parted(states, tokens, dim=1)[-1] for states, tokens in zip(found, shared, strict=True)]
         rows.append(found[0] if len(found) == 1 else recomputed(_joined, *found))
     return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
 
@@ -185,11 +187,20 @@ def _whole(pieces: Sequence[Tensor], shared: Sequence[int]) -> list[Tensor]:
 
     For the backward pass attention keeps what it is given: a view would keep the whole row beside the copies.
     """
-    found, owner = [], pieces[0]
+    found, owner, beginning = [], pieces[0], pieces[0]
     for piece, tokens in zip(pieces, shared, strict=True):
-        owner = owner if tokens else piece
-        found.append(torch.cat([owner[:, :, :tokens], piece], dim=2) if tokens else piece.contiguous())
+        if not tokens:
+            owner = beginning = piece
+        elif beginning.shape[2] != tokens:  # once for all who share it, whose gradients are then summed at its size
+            beginning = _parted(owner, tokens, dim=2)[0]
+        found.append(torch.cat([beginning, piece], dim=2) if tokens else piece.contiguous())
     return found
+
+
+def _parted(states: Tensor, tokens: int, *, dim: int) -> Sequence[Tensor]:
+    """The first tokens and the others, or all if there are none or no others."""
+    sizes = [size for size in (tokens, states.shape[dim] - tokens) if size]
+    return states.split(sizes, dim=dim)
 
 
 def _behind(mask: Tensor | None, width: int, q: Tensor) -> Tensor:
