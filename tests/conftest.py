@@ -33,7 +33,7 @@ def _seeded() -> None:
 
 FORKING = (
     "test_cohort", "test_cohort_resume", "test_distributed", "test_evaluate", "test_evaluation", "test_ledger",
-    "test_mistakes", "test_processes", "test_resume", "test_work", "test_workers",
+    "test_mistakes", "test_processes", "test_resume", "test_team_signals", "test_work", "test_workers",
 )  # fmt: skip
 
 

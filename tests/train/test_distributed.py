@@ -1,13 +1,7 @@
 """Two processes train as one, with the base whole on each or shared out; they fail, stop and go on together."""
 
-import json
 import os
-import re
-import shlex
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,10 +22,9 @@ from llm_adapters.runs.run import read_config
 from llm_adapters.train import Stop, Team, sharding
 from llm_adapters.train.batches import balanced
 from llm_adapters.train.randomness import seed_step
-from team_of import commanded, ended, free_port, started, team_of
+from team_of import ended, started, team_of
 from tiny import small, tiny_model
 from tiny_cohort import Recipe, together
-from tiny_folder import tiny_place
 from tiny_quantised import quantised
 from tiny_training import checkpoints, examples, metrics, same, tiny_training
 from watching import Watching
@@ -247,108 +240,6 @@ def test_a_signal_to_one_stops_all_after_the_same_step_with_one_checkpoint(tmp_p
     assert [path.name for path in (tmp_path / "cut/checkpoints").iterdir()] == ["step-2"]
     tiny_training(tmp_path / "cut", recipe=NO_DROPOUT)
     _close(tmp_path / "cut", tmp_path / "whole")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tiny_place(tmp_path_factory.mktemp("distributed"), 40, 12)
-    (folder / "tiny.yaml").write_text(
-        "model: {source: model}\nadapter: {rank: 2, dropout: 0.1}\ndata: {train: train.jsonl, validation: 8}\n"
-        "train: {batch_size: 4, epochs: 4, learning_rate: 0.01}\n"
-        "evaluate: {data: test.jsonl, size: null, max_new_tokens: 60, batch_size: 1}\n"
-    )
-    return folder
-
-
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def _to_go_on(said: list[str]) -> tuple[str, list[str]]:
-    """What the leader says at its end, the others being silent: what happened, and what is to be typed."""
-    what, _, typed = said[0].splitlines()[-1].partition("; to go on: llm-adapters ")
-    assert said[1] == ""
-    assert typed.endswith(", behind the launcher")
-    return what, shlex.split(typed.removesuffix(", behind the launcher"))
-
-
-def _equal(folder: Path, to: Path) -> None:
-    one, other = ((run / "adapter/adapter.safetensors").read_bytes() for run in (folder, to))
-    assert one == other
-    assert metrics(folder) == metrics(to)
-
-
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_signals_cost_no_bit_and_the_leader_says_what_to_type(place: Path, way: str) -> None:
-    whole, cut = place / f"whole-{way}", place / f"cut-{way}"
-    arguments = ["train", "tiny.yaml", "--set", f"train.distributed={way}", "--out"]
-    codes, _, errors = commanded(place, [*arguments, whole.name])
-    assert codes == [0, 0], errors
-
-    typed, stops = [*arguments, cut.name], [0]
-    both, term = (0, 1), signal.SIGTERM  # launchers hand a signal on to all
-    one = ((1,), term) if way == "ddp" else ((0,), term)
-    for to, number in ((both, term), one, (both, signal.SIGINT)):
-        written = _lines(cut / "metrics.jsonl") + 4
-        codes, _, errors = commanded(
-            place, typed, until=lambda rows=written: _lines(cut / "metrics.jsonl") >= rows, to=to, number=number
-        )
-        assert codes == [0, 0], errors
-        what, typed = _to_go_on(errors)
-        stopped = re.fullmatch(r"stopped after step (\d+) of 32", what)
-        assert stopped, what
-        stops.append(int(stopped[1]))
-        assert max(row["step"] for row in metrics(cut)) == stops[-1] > stops[-2]
-        assert (cut / f"checkpoints/step-{stops[-1]}").is_dir()
-
-    codes, _, errors = commanded(place, typed)
-    assert codes == [0, 0], errors
-    assert json.loads((cut / "manifest.json").read_text())["training"]["resumed"] == stops[1:]
-    _equal(cut, whole)
-
-
-def test_a_signal_while_the_leader_evaluates_reaches_those_that_wait(place: Path) -> None:
-    whole, cut = place / "whole", place / "cut"
-    arguments = ["run", "tiny.yaml", "--set", "train.epochs=1", "--out"]
-    codes, _, errors = commanded(place, [*arguments, whole.name])
-    assert codes == [0, 0], errors
-
-    typed, answers, rows = [*arguments, cut.name], cut / "eval/test.jsonl", _lines(whole / "eval/test.jsonl") // 2
-    # Before training all are signalled, then one that waits; after it all again.
-    for at, to in ((1, (0, 1)), (2, (1,)), (rows + 1, (0, 1))):
-        written = max(at, _lines(answers) + 1)
-        codes, _, errors = commanded(place, typed, until=lambda lines=written: _lines(answers) >= lines, to=to)
-        assert codes == [0, 0], errors
-        what, typed = _to_go_on(errors)
-        assert re.fullmatch(r"stopped( after step \d+ of 8)?", what)
-
-    codes, _, errors = commanded(place, typed)
-    assert codes == [0, 0], errors
-    assert (cut / "eval/summary.json").read_text() == (whole / "eval/summary.json").read_text()
-    _equal(cut, whole)
-
-
-@pytest.mark.slow
-def test_torchrun_hands_sigterm_on(place: Path) -> None:
-    source, arguments = str(Path(la.__file__).parents[1]), ["train", "tiny.yaml", "--out"]
-    launcher = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
-         "-m", "llm_adapters", *arguments, "launched"],
-        cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": source}, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while _lines(place / "launched/metrics.jsonl") < 5:
-        assert launcher.poll() is None
-        time.sleep(0.002)
-    launcher.send_signal(signal.SIGTERM)
-    said = launcher.communicate()[1]
-    assert launcher.returncode == 1  # its own, with a traceback
-    step = re.findall(r"stopped after step (\d+) of 32; to go on: llm-adapters train tiny.yaml --out launched,", said)
-    assert len(step) == 1, said
-    assert (place / f"launched/checkpoints/step-{step[0]}").is_dir()
-    for out in ("launched", "whole-launched"):
-        codes, _, errors = commanded(place, [*arguments, out])
-        assert codes == [0, 0], errors
-    _equal(place / "launched", place / "whole-launched")
 
 
 def test_whoever_leaves_between_two_copies_of_the_base_is_heard(tmp_path: Path) -> None:
