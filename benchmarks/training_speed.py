@@ -11,7 +11,7 @@ mixture, real lengths, drawn at random) and starts from the same adapter weights
 
 Sides take turns --rounds times. Prints medians of tokens a second (padding not counted) and of peak memory, their
 ratios, the largest relative difference of a step's loss (LoRA without dropout), and the share of the limit: 4·N
-operations a token at the matrix rate measured in the same process, before and after each step.
+operations a token at the matrix rate measured in the same process, on a CPU before and after each step.
 
     LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py [--method lora] [--steps 6] [--micro-batch 4] [--rounds 3]
         [--dropout 0.05] [--train-on all] [--compile]

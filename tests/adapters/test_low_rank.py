@@ -12,6 +12,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 import llm_adapters as la
 from llm_adapters.adapters.forms import LowRank
+from llm_adapters.adapters.forms.dropout import dropped
 from tiny import put_on, small, tiny_model
 
 OUTS = ["whole", "view", "strided", "flat", "no rows"]
@@ -75,15 +76,36 @@ def test_second_derivatives_are_those_of_the_formula(kind: str, frozen: str, out
 
     expected = twice(out + form.scale * (x @ form.A.t()) @ form.B.t())
     result = form.add_to(_as_a_map_gives_it(out, kind), x, fresh=True)
-    if frozen == "A":
+    if frozen == "A":  # x is not kept then; its own gradient needs none, nor does the first one of B
         with pytest.raises(RuntimeError, match="needs its A to be trainable"):
             twice(result)
-        return
+        wanted = [out, x]
+        expected = twice(out + form.scale * (x @ form.A.t()) @ form.B.t())
+        result = form.add_to(_as_a_map_gives_it(out, kind), x, fresh=True)
     for here, there in zip(twice(result), expected, strict=True):
         torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
 
 
-def test_results_that_a_policy_saves_for_the_backward_pass_are_not_written_over() -> None:
+def test_second_derivatives_under_dropout_are_those_with_the_mask_written_out() -> None:
+    _, x, form = _given("whole", "nothing")
+    form.dropout = 0.5
+    torch.manual_seed(1)
+    mask = dropped(torch.ones(x.shape), 0.5)
+    wanted = [x, form.A, form.B]
+    found = []
+    for own in (True, False):
+        torch.manual_seed(1)
+        out = torch.zeros(*x.shape[:-1], 10)
+        plain = 2 * form.scale * (x * mask @ form.A.t()) @ form.B.t()
+        result = form.add_to(out, x, fresh=False) if own else plain
+        first = torch.autograd.grad(result.sum(), wanted, create_graph=True)
+        length = sum((each.square().sum() for each in first), torch.zeros(()))
+        found.append([*first, *torch.autograd.grad(length, wanted)])
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
+
+
+def test_products_that_a_policy_saves_for_the_backward_pass_are_not_written_over() -> None:
     def products(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
         saved = operation in {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
         return CheckpointPolicy.MUST_SAVE if saved else CheckpointPolicy.PREFER_RECOMPUTE

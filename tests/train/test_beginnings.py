@@ -154,7 +154,8 @@ def test_who_shares(name: str) -> None:
     assert not stepper.batches.sharing
     stepper.share_beginnings()
     assert stepper.batches.sharing == (not adapter.virtual_tokens)
-    assert not shares_beginnings(settings.model_copy(update={"cache_frozen_layers": True}), [adapter])
+    for option, shares in (("compile", stepper.batches.sharing), ("cache_frozen_layers", False)):
+        assert shares_beginnings(settings.model_copy(update={option: True}), [adapter]) == shares
 
 
 def test_virtual_tokens_of_another_adapter_forbid_it() -> None:

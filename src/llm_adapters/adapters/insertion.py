@@ -83,7 +83,7 @@ class SiteHook:
             takes_part, rows = self.engine.rows_of(adapter)
             acting += [(adapter, form, rows) for form in forms if takes_part]
         order = apart([rows for _, _, rows in acting]) if len(acting) > 1 else None
-        # Who watches operations may keep their results, as selective checkpointing does: then nothing is overwritten.
+        # Who watches operations may keep their results, as selective checkpointing does: then none is overwritten here.
         watched = is_in_torch_dispatch_mode(include_infra_modes=False)
         owned = fresh and not watched
         if order is not None:

@@ -106,7 +106,10 @@ def packed_attention(
             found.append(sdpa_attention_forward(module, q, k, v, _both(own, near), **options)[0])
             start += q.shape[2]
         if any(shared):
-            found = [_parted(states, tokens, dim=1)[-1] for states, tokens in zip(found, shared, strict=True)]
+            found = [
+                _parted(states, tokens, dim=1)[1] if tokens else states
+                for states, tokens in zip(found, shared, strict=True)
+            ]
         rows.append(found[0] if len(found) == 1 else recomputed(_joined, *found))
     return (rows[0] if len(rows) == 1 else torch.cat(rows)), None
 
@@ -198,9 +201,8 @@ def _whole(pieces: Sequence[Tensor], shared: Sequence[int]) -> list[Tensor]:
 
 
 def _parted(states: Tensor, tokens: int, *, dim: int) -> Sequence[Tensor]:
-    """The first tokens and the others, or all if there are none or no others."""
-    sizes = [size for size in (tokens, states.shape[dim] - tokens) if size]
-    return states.split(sizes, dim=dim)
+    """The first tokens, and the others."""
+    return states.split([tokens, states.shape[dim] - tokens], dim=dim)
 
 
 def _behind(mask: Tensor | None, width: int, q: Tensor) -> Tensor:

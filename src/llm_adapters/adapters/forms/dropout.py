@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from llm_adapters.model.recomputed import recomputed
 
@@ -70,6 +69,5 @@ class _Dropped(torch.autograd.Function):
         return x * draw.of_states(x)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
         return outer[0] * ctx.draw.of_gradient(outer[0]), None

@@ -85,9 +85,10 @@ class _AddLowRank(torch.autograd.Function):
         outer = _rows(gradients[0])
         if torch.is_grad_enabled():  # these gradients will be derived too: from what has a history, which h has not
             A, B = (each.to(outer.dtype) for each in parameters)
-            if of_B and not of_A:
-                raise RuntimeError("a second derivative through LoRA needs its A to be trainable too")
-            h = _scaled(_rows(x), A.t(), ctx.scale) if of_B else None
+            if of_B and of_A:
+                h = _scaled(_rows(x), A.t(), ctx.scale)
+            elif of_B and of_x:
+                h = _NoHistory.apply(h, B)
         g: Any = None if B is None else _scaled(outer, B, ctx.scale)
         return (
             gradients[0] if of_out else None,
@@ -98,6 +99,18 @@ class _AddLowRank(torch.autograd.Function):
             None,
             None,
         )
+
+
+class _NoHistory(torch.autograd.Function):
+    """``h``, whose derivative is not known: where ``A`` is frozen, the states it was computed from are not kept."""
+
+    @staticmethod
+    def forward(_: Any, h: Tensor, _with_gradient: Tensor) -> Tensor:
+        return h.view_as(h)
+
+    @staticmethod
+    def backward(*_: Any) -> Any:
+        raise RuntimeError("a second derivative of a LoRA's B needs its A to be trainable too")
 
 
 _HALF = (torch.float16, torch.bfloat16)
