@@ -36,9 +36,10 @@ def sums(path: Path, count: int, *, start: int = 0) -> Path:
     return path
 
 
-def tiny_place(folder: Path, train: int, test: int) -> Path:
-    """A folder with a tiny ``model``, and additions in ``train.jsonl`` and ``test.jsonl``."""
+def tiny_place(folder: Path, train: int, test: int, recipe: str = "") -> Path:
+    """A folder with a tiny ``model``, additions in ``train.jsonl`` and ``test.jsonl``, and a ``tiny.yaml`` of all."""
     tiny_folder(folder / "model")
     sums(folder / "train.jsonl", train)
     sums(folder / "test.jsonl", test, start=60)
+    (folder / "tiny.yaml").write_text("model: {source: model}\n" + recipe)
     return folder

@@ -44,6 +44,11 @@ def noise(count: int) -> list[Encoded]:
     return [Encoded(ids, [-100] * 2 + ids[2:], truncated=False) for ids in rows]
 
 
+def lines_in(path: Path) -> int:
+    """How many lines a file has that may not be there yet."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def tiny_training(
     folder: Path,
     *,

@@ -11,7 +11,7 @@ from commands import command
 from llm_adapters.cli import app
 from llm_adapters.errors import ConfigError, TrainingError
 from tiny_folder import tiny_place
-from tiny_training import metrics
+from tiny_training import lines_in, metrics
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +65,11 @@ def test_a_signal_stops_with_a_line_that_goes_on_and_a_kill_loses_little(place: 
     out = place / "killed"
     more = ["--set", "train.epochs=8", "--train-only"]
     typed, log = _arguments(place, "killed", *more), out / "two" / "metrics.jsonl"
-    code, said = command(place, *typed, until=lambda: _written(log, 5), number=signal.SIGTERM)
+    code, said = command(place, *typed, until=lambda: lines_in(log) >= 5, number=signal.SIGTERM)
     assert code == 0, said
     assert "stopped after step" in said
     assert "to go on: llm-adapters cohort" in said
-    code, said = command(place, *typed, until=lambda: _written(log, 20), number=signal.SIGKILL)
+    code, said = command(place, *typed, until=lambda: lines_in(log) >= 20, number=signal.SIGKILL)
     assert code == -signal.SIGKILL
     done = CliRunner().invoke(app, _arguments(place, "killed", *more), catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -78,7 +78,3 @@ def test_a_signal_stops_with_a_line_that_goes_on_and_a_kill_loses_little(place: 
         files = [place / side / name / "adapter" / "adapter.safetensors" for side in ("killed", "undisturbed")]
         assert files[0].read_bytes() == files[1].read_bytes()
         assert metrics(out / name) == metrics(place / "undisturbed" / name)
-
-
-def _written(path: Path, rows: int) -> bool:
-    return path.exists() and path.read_bytes().count(b"\n") >= rows

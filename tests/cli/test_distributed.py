@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 import llm_adapters
-import llm_adapters.report
-import llm_adapters.runs.evaluation
 import llm_adapters.runs.follow  # once here, not in every child
 from llm_adapters.cli import main
 from team_of import ended, free_port, started
@@ -21,14 +19,13 @@ from tiny_training import metrics
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tiny_place(tmp_path_factory.mktemp("cli"), 40, 8)
-    (folder / "tiny.yaml").write_text(
-        "model: {source: model}\nadapter: [{rank: 2}, {method: prefix, tokens: 3}, {method: prompt, tokens: 2}]\n"
+    recipe = (
+        "adapter: [{rank: 2}, {method: prefix, tokens: 3}, {method: prompt, tokens: 2}]\n"
         "data: {train: train.jsonl, validation: 8}\n"
         "train: {batch_size: 4, epochs: 2, learning_rate: 0.01}\n"
         "evaluate: {data: test.jsonl, size: null, max_new_tokens: 4}\n"
     )
-    return folder
+    return tiny_place(tmp_path_factory.mktemp("cli"), 40, 8, recipe)
 
 
 def _command(place: Path, *arguments: str, size: int = 2) -> tuple[list[int], list[str], list[str]]:
@@ -53,10 +50,16 @@ def _command(place: Path, *arguments: str, size: int = 2) -> tuple[list[int], li
     return (codes, *([(place / f"{name}-{rank}").read_text() for rank in range(size)] for name in ("out", "error")))  # type: ignore[return-value]
 
 
-def test_train_and_run_give_what_one_process_gives_and_say_it_once(place: Path) -> None:
+@pytest.fixture(scope="module")
+def one(place: Path) -> Path:
+    """A complete run in one process."""
     codes, _, _ = _command(place, "run", "tiny.yaml", "--out", "one", size=1)
     assert codes == [0]
-    expected = [row.get("loss", row.get("validation_loss")) for row in metrics(place / "one")]
+    return place / "one"
+
+
+def test_train_and_run_give_what_one_process_gives_and_say_it_once(place: Path, one: Path) -> None:
+    expected = [row.get("loss", row.get("validation_loss")) for row in metrics(one)]
     for out, command, way in (("ddp", "run", "auto"), ("fsdp", "train", "fsdp")):
         codes, said, errors = _command(place, command, "tiny.yaml", "--out", out, "--set", f"train.distributed={way}")
         assert codes == [0, 0], errors
@@ -73,6 +76,7 @@ def test_train_and_run_give_what_one_process_gives_and_say_it_once(place: Path) 
     assert (place / "ddp/eval/summary.json").read_text() == (place / "one/eval/summary.json").read_text()
 
 
+@pytest.mark.usefixtures("one")
 def test_mistakes_are_said_once_by_the_leader(place: Path) -> None:
     for arguments, words in (
         (("train", "tiny.yaml", "--out", "one"), "'one' holds a complete run"),

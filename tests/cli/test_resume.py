@@ -9,23 +9,21 @@ import pytest
 
 from commands import command
 from tiny_folder import tiny_place
-from tiny_training import metrics
+from tiny_training import lines_in, metrics
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tiny_place(tmp_path_factory.mktemp("cli"), 40, 8)
-    (folder / "tiny.yaml").write_text(
-        "model: {source: model}\nadapter: {rank: 2, dropout: 0.1}\ndata: {train: train.jsonl}\n"
+    recipe = (
+        "adapter: {rank: 2, dropout: 0.1}\ndata: {train: train.jsonl}\n"
         "train: {batch_size: 4, epochs: 8, learning_rate: 0.01}\n"
         "evaluate: {data: test.jsonl, size: null, max_new_tokens: 4}\n"
     )
-    return folder
+    return tiny_place(tmp_path_factory.mktemp("cli"), 40, 8, recipe)
 
 
 def _rows(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return lines_in(folder / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -12,9 +12,6 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 import llm_adapters as la
-import llm_adapters.report
-import llm_adapters.runs.evaluation
-import llm_adapters.runs.follow  # once here, not in every child
 from llm_adapters.adapters.method import methods
 from llm_adapters.errors import ModelError, Stopped, TrainingError, UserError
 from llm_adapters.runs.cohort import execute_cohort

@@ -16,7 +16,7 @@ from forks import ended, forked
 from killing import killed_at_call
 from llm_adapters.errors import AdapterError, OutputError
 from tiny import small, tiny_model
-from tiny_training import checkpoints, metrics, same, tiny_training
+from tiny_training import checkpoints, lines_in, metrics, same, tiny_training
 
 Undisturbed = tuple[Path, dict[str, torch.Tensor]]
 LONG: dict[str, Any] = {"epochs": 24, "checkpoint_every": 4, "validate_every": 6, "held_out": 8}
@@ -42,8 +42,7 @@ def _killed_when(folder: Path, ready: Callable[[], bool]) -> int:
 
 
 def _rows(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return lines_in(folder / "metrics.jsonl")
 
 
 def test_a_training_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path, undisturbed: Undisturbed) -> None:

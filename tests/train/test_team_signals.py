@@ -13,27 +13,20 @@ from pathlib import Path
 import pytest
 
 import llm_adapters as la
-import llm_adapters.report
-import llm_adapters.runs.evaluation
 import llm_adapters.runs.follow  # once here, not in every child
 from team_of import commanded, free_port
 from tiny_folder import tiny_place
-from tiny_training import metrics
+from tiny_training import lines_in, metrics
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tiny_place(tmp_path_factory.mktemp("distributed"), 40, 12)
-    (folder / "tiny.yaml").write_text(
-        "model: {source: model}\nadapter: {rank: 2, dropout: 0.1}\ndata: {train: train.jsonl, validation: 8}\n"
+    recipe = (
+        "adapter: {rank: 2, dropout: 0.1}\ndata: {train: train.jsonl, validation: 8}\n"
         "train: {batch_size: 4, epochs: 4, learning_rate: 0.01}\n"
         "evaluate: {data: test.jsonl, size: null, max_new_tokens: 60, batch_size: 1}\n"
     )
-    return folder
-
-
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return tiny_place(tmp_path_factory.mktemp("distributed"), 40, 12, recipe)
 
 
 def _to_go_on(said: list[str]) -> tuple[str, list[str]]:
@@ -61,9 +54,9 @@ def test_signals_cost_no_bit_and_the_leader_says_what_to_type(place: Path, way: 
     both, term = (0, 1), signal.SIGTERM  # launchers hand a signal on to all
     one = ((1,), term) if way == "ddp" else ((0,), term)
     for to, number in ((both, term), one, (both, signal.SIGINT)):
-        written = _lines(cut / "metrics.jsonl") + 4
+        written = lines_in(cut / "metrics.jsonl") + 4
         codes, _, errors = commanded(
-            place, typed, until=lambda rows=written: _lines(cut / "metrics.jsonl") >= rows, to=to, number=number
+            place, typed, until=lambda rows=written: lines_in(cut / "metrics.jsonl") >= rows, to=to, number=number
         )
         assert codes == [0, 0], errors
         what, typed = _to_go_on(errors)
@@ -85,11 +78,11 @@ def test_a_signal_while_the_leader_evaluates_reaches_those_that_wait(place: Path
     codes, _, errors = commanded(place, [*arguments, whole.name])
     assert codes == [0, 0], errors
 
-    typed, answers, rows = [*arguments, cut.name], cut / "eval/test.jsonl", _lines(whole / "eval/test.jsonl") // 2
+    typed, answers, rows = [*arguments, cut.name], cut / "eval/test.jsonl", lines_in(whole / "eval/test.jsonl") // 2
     # Before training all are signalled, then one that waits; after it all again.
     for at, to in ((1, (0, 1)), (2, (1,)), (rows + 1, (0, 1))):
-        written = max(at, _lines(answers) + 1)
-        codes, _, errors = commanded(place, typed, until=lambda lines=written: _lines(answers) >= lines, to=to)
+        written = max(at, lines_in(answers) + 1)
+        codes, _, errors = commanded(place, typed, until=lambda lines=written: lines_in(answers) >= lines, to=to)
         assert codes == [0, 0], errors
         what, typed = _to_go_on(errors)
         assert re.fullmatch(r"stopped( after step \d+ of 8)?", what)
@@ -108,7 +101,7 @@ def test_torchrun_hands_sigterm_on(place: Path) -> None:
          "-m", "llm_adapters", *arguments, "launched"],
         cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": source}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while _lines(place / "launched/metrics.jsonl") < 5:
+    while lines_in(place / "launched/metrics.jsonl") < 5:
         assert launcher.poll() is None
         time.sleep(0.002)
     launcher.send_signal(signal.SIGTERM)
