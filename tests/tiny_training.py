@@ -68,7 +68,6 @@ def tiny_training(
 
     Dropout is on, so that the random numbers count.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     model = tiny_model("llama") if model is None else model
     torch.manual_seed(seed)
     adapter = la.attach(model, recipe or la.method("lora", rank=4, dropout=0.1), "a")

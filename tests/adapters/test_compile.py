@@ -9,13 +9,14 @@ from llm_adapters.adapters.attach import detach, route
 from tiny import IDS, gap, logits, put_on, small, tiny_model
 
 
-def test_compiled_models_follow_routes() -> None:
+@pytest.mark.parametrize("name", ["prefix", "prompt"])
+def test_compiled_models_follow_routes(name: str) -> None:
     torch._dynamo.reset()
     model = tiny_model("llama", num_hidden_layers=1)
     bare = logits(model, IDS)
-    adapter = put_on(model, [small("prefix"), small("lora"), small("series")], "a")
+    adapter = put_on(model, [small(name), small("lora"), small("series")], "a")
     expected = logits(model, IDS)
-    compiled = torch.compile(model, backend="eager")
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
     compiled(IDS, labels=IDS).loss.backward()
     found = {key: p.grad.clone() for key, p in adapter.named_parameters()}
     adapter.zero_grad()

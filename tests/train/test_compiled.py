@@ -16,7 +16,7 @@ from llm_adapters.config.schema import TrainSection
 from llm_adapters.errors import Stopped, TrainingError
 from llm_adapters.model import find_sites
 from llm_adapters.train import Member, Stop, train_cohort
-from tiny import tiny_model
+from tiny import IDS, logits, tiny_model
 from tiny_training import examples, metrics, tiny_training
 
 
@@ -31,7 +31,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CompileCounterWithBackend:
     return counter
 
 
-def _losses(folder: Path, recipe: Any, layers: int = 4, micro_batch: int = 3, **options: Any) -> list[float]:
+def _losses(folder: Path, recipe: Any, layers: int = 2, micro_batch: int = 3, **options: Any) -> list[float]:
     model = tiny_model("llama", num_hidden_layers=layers)
     tiny_training(folder, recipe=recipe, model=model, epochs=1, micro_batch=micro_batch, held_out=3, **options)
     assert not any(block._compiled_call_impl for block in find_sites(model).blocks)
@@ -42,8 +42,8 @@ def _losses(folder: Path, recipe: Any, layers: int = 4, micro_batch: int = 3, **
     ("name", "options"),
     [
         ("lora", {}),
-        ("series", {}),
-        ("parallel", {"packing": False}),
+        ("prompt", {}),
+        ("prefix", {"packing": False}),
         ("series", {"gradient_checkpointing": True}),
     ],
     ids=str,
@@ -55,13 +55,16 @@ def test_losses_are_those_of_plain_layers_and_layers_share_what_is_compiled(
     plain = _losses(tmp_path / "plain", recipe, **options)
     assert counted.frame_count == 0
     assert _losses(tmp_path / "compiled", recipe, compile=True, **options) == pytest.approx(plain, rel=1e-5)
-    four = counted.frame_count
-    if not options.get("gradient_checkpointing"):  # torch breaks at its checkpoints itself
-        breaks = [] if options.get("packing") is False else ["packed_attention"]
-        assert [name for name in breaks if any(name in reason for reason in counters["graph_break"])] == breaks
-        assert len(counters["graph_break"]) == len(breaks)
-    _losses(tmp_path / "deeper", recipe, layers=6, compile=True, **options)
-    assert counted.frame_count == 2 * four > 0
+    two = counted.frame_count
+    assert two > 0
+    if options.get("gradient_checkpointing"):  # torch breaks at its checkpoints itself, and layers are the same to it
+        return
+    breaks = [] if options.get("packing") is False else ["packed_attention"]
+    breaks += ["AttentionHook", "UntracedCache.update"] if hasattr(recipe, "tokens") else []
+    assert [name for name in breaks if any(name in reason for reason in counters["graph_break"])] == breaks
+    assert len(counters["graph_break"]) == len(breaks)
+    _losses(tmp_path / "deeper", recipe, layers=3, compile=True, **options)
+    assert counted.frame_count == 2 * two
 
 
 def test_other_numbers_of_examples_are_not_compiled_anew(counted: CompileCounterWithBackend, tmp_path: Path) -> None:
@@ -76,24 +79,20 @@ def test_other_numbers_of_examples_are_not_compiled_anew(counted: CompileCounter
     assert 0 < frames[0] == frames[1] - 1  # what follows the attention of a lone example, whose strides are others
 
 
-@pytest.mark.parametrize("name", ["prefix", "prompt"])
-def test_virtual_tokens_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="virtual tokens"):
-        _losses(tmp_path, la.method(name), compile=True)
-
-
 def test_decoding_for_accuracy_goes_through_plain_layers(counted: CompileCounterWithBackend, tmp_path: Path) -> None:
     model = tiny_model("llama", num_hidden_layers=2)
-    seen: list[bool] = []
+    seen: list[int] = []
 
     def accuracy() -> float:
-        seen.append(any(block._compiled_call_impl for block in find_sites(model).blocks))
+        before = counted.frame_count
+        logits(model.eval(), IDS)
+        seen.append(counted.frame_count - before)
         return 0.5
 
     tiny_training(
         tmp_path, model=model, accuracy=accuracy, held_out=3, best_by="accuracy", compile=True, validate_every=2
     )
-    assert seen == [False] * len(seen) != []
+    assert seen == [0] * len(seen) != []
     assert counted.frame_count > 0
 
 
@@ -110,7 +109,7 @@ def test_a_compiler_that_fails_is_one_message(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_with_the_layers_below_cached(counted: CompileCounterWithBackend, tmp_path: Path) -> None:
-    recipe = la.method("lora", layers=[2, 3])
+    recipe = la.method("lora", layers=[1])
     plain = _losses(tmp_path / "plain", recipe)
     both = _losses(tmp_path / "both", recipe, compile=True, cache_frozen_layers=True)
     assert both == pytest.approx(plain, rel=1e-5)
@@ -127,19 +126,23 @@ def test_a_cohort_does_not_compile(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_by_inductor_a_stopped_training_ends_as_one_that_was_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["lora", "prefix"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_by_inductor_a_stopped_training_ends_with_the_same_bits(name: str, step: int, tmp_path: Path) -> None:
+    """What is compiled first has other lengths after it went on: after the second step a single example."""
     torch._dynamo.reset()
-    options: dict[str, Any] = {"compile": True, "epochs": 2}
-    _, whole = tiny_training(tmp_path / "whole", **options)
+    recipe = la.method(name, dropout=0.1) if name == "lora" else la.method(name)
+    options: dict[str, Any] = {"recipe": recipe, "count": 17, "micro_batch": 4}
+    _, whole = tiny_training(tmp_path / "whole", compile=True, **options)
     stop = Stop()
 
-    def after_two(row: dict[str, float]) -> None:
-        stop.asked = stop.asked or row["step"] == 2
+    def after(row: dict[str, float]) -> None:
+        stop.asked = stop.asked or row["step"] == step
 
     with pytest.raises(Stopped):
-        tiny_training(tmp_path / "parts", stop=stop, on_step=after_two, **options)
-    _, parts = tiny_training(tmp_path / "parts", **options)
-    _, plain = tiny_training(tmp_path / "plain", epochs=2)
-    for key in whole:  # dropout draws other numbers than without the compiler, so the last is only alike
-        torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-5)
-        assert torch.nn.functional.cosine_similarity(whole[key].flatten(), plain[key].flatten(), dim=0) > 0.9
+        tiny_training(tmp_path / "parts", stop=stop, on_step=after, compile=True, **options)
+    _, parts = tiny_training(tmp_path / "parts", compile=True, **options)
+    assert all(torch.equal(parts[key], whole[key]) for key in whole)
+    if name == "prefix":  # dropout draws other numbers than without the compiler
+        _, plain = tiny_training(tmp_path / "plain", **options)
+        torch.testing.assert_close(whole, plain, rtol=1e-3, atol=1e-4)

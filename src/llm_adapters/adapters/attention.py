@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llm_adapters.adapters.routing import LayerPrefix, Stack
 from llm_adapters.errors import MethodError, RouteError
 from llm_adapters.model.exceptions import family
-from llm_adapters.model.packing import PACKED, WIDENED, Documents
+from llm_adapters.model.packing import PACKED, WIDENED, Documents, Unguarded
 
 if TYPE_CHECKING:
     from llm_adapters.adapters.engine import Engine
@@ -56,6 +56,15 @@ class PrefixedCache:
         return getattr(self._inner, name)
 
 
+class UntracedCache(PrefixedCache):
+    """The same, for a layer that is compiled by itself: what is returned depends on the layer and on the pass."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """As for a layer that is not compiled."""
+        return super().update(keys, values, *args, **kwargs)
+
+
 class AttentionHook:
     """Puts the prefix of the pass under way before one layer's keys and values."""
 
@@ -74,6 +83,13 @@ class AttentionHook:
     def before(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        return self._untraced(args, kwargs) if self.engine.layers_compiled else self._prefixed(args, kwargs)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # or else every layer is compiled anew
+    def _untraced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        return self._prefixed(args, kwargs)
+
+    def _prefixed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         current = self.engine.current
         prefix = current.prefix.get(self.layer) if current is not None else None
         if current is None or prefix is None:
@@ -89,12 +105,13 @@ class AttentionHook:
             named["virtual"] = self._seen(prefix.seen, documents)
         elif documents is not None and mask is None and prefix.visible is None and self._packs():
             # All see all virtual tokens.
-            named["virtual"] = [[(0, prefix.keys.shape[2])] * len(row) for row in documents]
+            named["virtual"] = Unguarded([[(0, prefix.keys.shape[2])] * len(row) for row in documents])
         else:
             named["attention_mask"] = self._mask(mask, prefix, length, queries, hidden.device)
         if named.get("alibi") is not None:
             named["alibi"] = _longer_alibi(named["alibi"], prefix, current.batch)
-        named[self.cache_name] = PrefixedCache(inner, prefix, length)
+        cache = UntracedCache if self.engine.layers_compiled else PrefixedCache
+        named[self.cache_name] = cache(inner, prefix, length)
         return (), named
 
     def _packs(self) -> bool:

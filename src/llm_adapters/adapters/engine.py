@@ -38,6 +38,7 @@ class Engine:
         route: the route in force, or None.
         current: what the hooks need to know about the forward pass under way; None outside of one.
         streams: by adapter, random numbers of its own for its forms; where there is none, they draw torch's.
+        layers_compiled: whether the layers are compiled one by one, those of one kind together.
     """
 
     def __init__(self, base: Base) -> None:
@@ -49,6 +50,7 @@ class Engine:
         self.route: Route | None = None
         self.current: Pass | None = None
         self.streams: Mapping[str, Stream] = {}
+        self.layers_compiled = False
         self._handles: list[Any] = []
         self._prefixes: WeakKeyDictionary[Any, dict[Stack, StackPrefix]] = WeakKeyDictionary()
         self._decoder_names = list(inspect.signature(base.sites.decoder.forward).parameters)
@@ -213,7 +215,9 @@ class Engine:
         named: dict[str, Any] = {"inputs_embeds": embeddings[None].to(self.base.dtype)}
         if "position_ids" in self._decoder_names:
             named["position_ids"] = torch.arange(embeddings.shape[0], device=embeddings.device)[None] + shift
-        with self.during(alone), without_checkpointing(self):
+        # Compiled layers would be compiled anew, one after the other, for a cache that is being filled.
+        plain_layers = torch.compiler.set_stance("force_eager") if self.layers_compiled else nullcontext()
+        with self.during(alone), without_checkpointing(self), plain_layers:
             return self.base.key_values_of(**named)
 
     @contextmanager

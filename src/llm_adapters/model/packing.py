@@ -23,13 +23,13 @@ Documents = Sequence[Sequence[int]]
 """Tokens of the documents of every row, in their order; of each row they sum up to T."""
 
 
-class Unguarded(Sequence[Sequence[int]]):
-    """Numbers of the documents of every row that compiled layers hand on as they are.
+class Unguarded(Sequence[Sequence[Any]]):
+    """What is known of the documents of every row that compiled layers hand on as they are.
 
     Layers that are handed a list are compiled anew for every length of it.
     """
 
-    def __init__(self, rows: Sequence[Sequence[int]]) -> None:
+    def __init__(self, rows: Sequence[Sequence[Any]]) -> None:
         self._rows = rows
 
     def __len__(self) -> int:

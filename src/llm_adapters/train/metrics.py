@@ -43,6 +43,7 @@ class MetricsLog:
         self._file: BinaryIO | None = None
         if path is not None:
             with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
                 kept = self._read(step)
                 self._file = path.open("ab", buffering=0)  # nothing is left to be written on closing
                 self._file.truncate(kept)

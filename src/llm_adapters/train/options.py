@@ -23,10 +23,5 @@ def check_options(settings: TrainSection, adapter: Adapter, processes: int) -> N
                 f"train.{option} is for a training in one process, and this is one of {processes}",
                 mend=f"train.{option}=false",
             )
-    if settings.compile and adapter.virtual_tokens:
-        raise TrainingError(
-            "train.compile: virtual tokens enter every layer's attention another way, and each would be compiled anew",
-            mend="train.compile=false for prefix and prompt methods",
-        )
     if settings.cache_frozen_layers:
         refuse_nothing_below(adapter)

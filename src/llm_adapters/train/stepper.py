@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llm_adapters.adapters.adapter import Adapter
-from llm_adapters.adapters.attach import attached
+from llm_adapters.adapters.attach import attached, engine_of
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.errors import TrainingError
 from llm_adapters.model.fused import has_kernels
@@ -94,7 +94,6 @@ class Stepper:
         )
         self.schedule = scheduler(self.optimizer, steps=steps, warmup=settings.warmup, schedule=settings.schedule)
         self.frozen: FrozenLayers | None = None
-        self.compiled: Sequence[Any] = ()
         self.adapter, self._opened = adapter, ExitStack()
 
     def open(self) -> None:
@@ -133,31 +132,28 @@ class Stepper:
     def _compiled(self) -> Iterator[None]:
         """While it lasts, the layers are compiled; those of one kind share what is compiled."""
         first = lowest_layer(self.adapter) if self.settings.cache_frozen_layers else 0
-        self.compiled = self.adapter.base.sites.blocks[first:]
-        before = [block._compiled_call_impl for block in self.compiled]
+        blocks: Sequence[Any] = self.adapter.base.sites.blocks[first:]
+        before = [block._compiled_call_impl for block in blocks]
+        engine = engine_of(self.plain)
         torch._dynamo.reset()  # what earlier trainings of this process compiled counts against the limit
+        # A prefix enters where the layer's number is read: as a constant it would have every layer compiled anew. But
+        # the numbers of heads are then no constants either, so compiling takes longer.
+        options: dict[str, Any] = {"allow_unspec_int_on_nn_module": self.adapter.virtual_tokens > 0}
         try:
-            with torch._dynamo.config.patch(recompile_limit=_KINDS):
-                for block in self.compiled:
+            engine.layers_compiled = True
+            with torch._dynamo.config.patch(recompile_limit=_KINDS, **options):
+                for block in blocks:
                     block.compile(dynamic=True)
                 yield
         finally:
-            for block, call in zip(self.compiled, before, strict=True):
+            engine.layers_compiled = False
+            for block, call in zip(blocks, before, strict=True):
                 block._compiled_call_impl = call
-            self.compiled = ()
             torch._dynamo.reset()
 
-    @contextmanager
-    def uncompiled(self) -> Iterator[None]:
+    def uncompiled(self) -> AbstractContextManager[Any]:
         """While it lasts, compiled layers are plain ones: decoding would compile them anew for its cache."""
-        compiled = [block._compiled_call_impl for block in self.compiled]
-        for block in self.compiled:
-            block._compiled_call_impl = None
-        try:
-            yield
-        finally:
-            for block, call in zip(self.compiled, compiled, strict=True):
-                block._compiled_call_impl = call
+        return torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext()
 
     def passes(self) -> AbstractContextManager[None]:
         """What passes through the model stand in: over a sharded base no process can do without the others."""

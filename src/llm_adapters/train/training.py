@@ -110,7 +110,7 @@ def train(
         learning_rate: the peak learning rate.
         pad_id: any valid token id.
         seed: order of the examples and dropout.
-        folder: the run's folder.
+        folder: the run's folder, made if it is not there.
         validation: encoded examples that are not trained on.
         accuracy: measures the model as it is, from 0 to 1, without drawing random numbers, and leaves it as it was;
             with it the best of the validations is the one with the largest accuracy.
