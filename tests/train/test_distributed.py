@@ -323,7 +323,12 @@ def test_a_quantised_base_is_whole_on_each_and_is_not_sharded(tmp_path: Path) ->
     for said in team_of(work):
         assert "cannot shard a base that is quantised (bnb-nf4)" in said
     _close(tmp_path / "ddp", tmp_path / "one")
-    assert not list((tmp_path / "fsdp").iterdir())
+    assert not (tmp_path / "fsdp").exists()
+
+
+def test_a_leader_that_ends_at_once_lets_the_others_join() -> None:
+    for _ in range(15):
+        assert team_of(lambda _rank: Team.join().size) == [2, 2]
 
 
 def test_a_cohort_is_refused_before_anything_is_written(tmp_path: Path) -> None:
