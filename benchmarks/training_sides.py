@@ -190,8 +190,8 @@ def trainer(model: Any, plan: dict[str, Any], watch: Watch, *, liger: bool, quan
 
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
-            output_dir=folder, per_device_train_batch_size=plan["micro_batch"],
-            gradient_accumulation_steps=BATCH // plan["micro_batch"], max_steps=len(plan["batches"]),
+            output_dir=folder, per_device_train_batch_size=plan["peer_micro_batch"],
+            gradient_accumulation_steps=BATCH // plan["peer_micro_batch"], max_steps=len(plan["batches"]),
             learning_rate=RATE, weight_decay=0.0, max_grad_norm=1.0, lr_scheduler_type="constant", logging_steps=1,
             save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
             bf16=plan["dtype"] == "bfloat16", **({"use_liger_kernel": True} if liger else {}),

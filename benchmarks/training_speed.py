@@ -14,7 +14,7 @@ ratios, the largest relative difference of a step's loss (LoRA without dropout),
 operations a token at the matrix rate measured in the same process, on a CPU before and after each step.
 
     LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py [--method lora] [--steps 6] [--micro-batch 4] [--rounds 3]
-        [--dropout 0.05] [--train-on all] [--compile]
+        [--dropout 0.05] [--train-on all] [--compile] [--peer-micro-batch 1]
 
 The base is the bundled model. On a GPU, one of LLaMA-7B's shape with random weights; Liger's kernels, where they are
 installed, are in ``ours`` there, and under the trainer in a side of their own (``liger``). A machine without the data
@@ -86,6 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--method", default="lora", choices=["lora", "series", "parallel", "prefix", "prompt"])
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--micro-batch", type=int, default=4)
+    parser.add_argument("--peer-micro-batch", type=int, help="of the peer, if it is not to be the same")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--train-on", default="completion", choices=["completion", "all"])
@@ -143,6 +144,7 @@ def planned(options: argparse.Namespace, base: Path) -> dict[str, Any]:
         "quantization": options.quantization,
         "profile": options.profile,
         "micro_batch": options.micro_batch,
+        "peer_micro_batch": options.peer_micro_batch or options.micro_batch,
         "warm": 1 if options.shape is None else min(4, len(given["batches"]) - 1),  # steps that are not timed
         "dtype": options.dtype,
         "shape": options.shape,
@@ -181,7 +183,8 @@ def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], p
     tokens = sum(len(row["input_ids"]) for batch in plan["batches"][plan["warm"] :] for row in batch)
     print(
         f"{options.method}: {len(plan['batches'])} steps of {BATCH} rows, {tokens} tokens timed, micro-batches of "
-        f"{options.micro_batch}, dropout {options.dropout}, loss on {options.train_on}, {torch.get_num_threads()} "
+        f"{options.micro_batch} (the peer's: {plan['peer_micro_batch']}), "
+        f"dropout {options.dropout}, loss on {options.train_on}, {torch.get_num_threads()} "
         f"threads, median of {options.rounds} rounds"
     )
     speed, peak = {}, {}

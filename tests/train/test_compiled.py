@@ -10,8 +10,11 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
+from torch._inductor.utils import fresh_cache
 
 import llm_adapters as la
+from llm_adapters.adapters.attach import engine_of
+from llm_adapters.adapters.method import methods
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.errors import Stopped, TrainingError
 from llm_adapters.model import find_sites
@@ -31,41 +34,68 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CompileCounterWithBackend:
     return counter
 
 
-def _losses(folder: Path, recipe: Any, layers: int = 2, micro_batch: int = 3, **options: Any) -> list[float]:
-    model = tiny_model("llama", num_hidden_layers=layers)
-    tiny_training(folder, recipe=recipe, model=model, epochs=1, micro_batch=micro_batch, held_out=3, **options)
+def _losses(
+    folder: Path, recipe: Any, layers: int = 2, family: str = "llama", micro_batch: int = 3, **options: Any
+) -> list[float]:
+    model = tiny_model(family, num_hidden_layers=layers)
+    tiny_training(folder, recipe=recipe, model=model, epochs=1, micro_batch=micro_batch, **options)
     assert not any(block._compiled_call_impl for block in find_sites(model).blocks)
+    assert not engine_of(model).layers_compiled
     return [row[key] for row in metrics(folder) for key in ("loss", "validation_loss") if key in row]
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "family", "options"),
     [
-        ("lora", {}),
-        ("prompt", {}),
-        ("prefix", {"packing": False}),
-        ("series", {"gradient_checkpointing": True}),
+        ("lora", "llama", {"held_out": 3}),
+        ("prefix", "llama", {"packing": False}),
+        ("prefix", "bloom", {}),
     ],
-    ids=str,
 )
 def test_losses_are_those_of_plain_layers_and_layers_share_what_is_compiled(
-    name: str, options: dict[str, Any], counted: CompileCounterWithBackend, tmp_path: Path
+    name: str, family: str, options: dict[str, Any], counted: CompileCounterWithBackend, tmp_path: Path
 ) -> None:
     recipe = la.method(name)
-    plain = _losses(tmp_path / "plain", recipe, **options)
+    plain = _losses(tmp_path / "plain", recipe, family=family, **options)
     assert counted.frame_count == 0
-    assert _losses(tmp_path / "compiled", recipe, compile=True, **options) == pytest.approx(plain, rel=1e-5)
+    compiled = _losses(tmp_path / "compiled", recipe, family=family, compile=True, **options)
+    assert compiled == pytest.approx(plain, rel=1e-5)
     two = counted.frame_count
     assert two > 0
-    if options.get("gradient_checkpointing"):  # torch breaks at its checkpoints itself, and layers are the same to it
-        return
-    breaks = [] if options.get("packing") is False else ["packed_attention"]
-    breaks += ["AttentionHook", "UntracedCache.update"] if hasattr(recipe, "tokens") else []
+    breaks = ["packed_attention"] if name == "lora" else ["AttentionHook", "UntracedCache.update"]
     assert [name for name in breaks if any(name in reason for reason in counters["graph_break"])] == breaks
     assert len(counters["graph_break"]) == len(breaks)
-    if not options:  # of each kind one, for it takes long
-        _losses(tmp_path / "deeper", recipe, layers=3, compile=True)
+    if name == "lora":
+        _losses(tmp_path / "deeper", recipe, layers=3, compile=True, **options)
         assert counted.frame_count == 2 * two
+
+
+@pytest.mark.parametrize("name", methods())
+def test_every_method_trains_alike(name: str, counted: CompileCounterWithBackend, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"recipe": la.method(name), "layers": 1, "micro_batch": 8}
+    plain = _losses(tmp_path / "plain", **options)
+    assert _losses(tmp_path / "compiled", compile=True, **options) == pytest.approx(plain, rel=1e-5)
+    assert counted.frame_count > 0
+
+
+def test_beside_a_prefix_that_is_not_trained_layers_share_what_is_compiled(
+    counted: CompileCounterWithBackend, tmp_path: Path
+) -> None:
+    frames = []
+    for layers in (2, 3):
+        model = tiny_model("llama", num_hidden_layers=layers)
+        la.attach(model, la.method("prefix"), "b")
+        before = counted.frame_count
+        tiny_training(tmp_path / f"{layers}", model=model, epochs=1, compile=True, recipe=la.method("lora"))
+        frames.append(counted.frame_count - before)
+    assert frames[0] == frames[1] > 0
+
+
+def test_layers_that_are_computed_again_are_not_compiled(counted: CompileCounterWithBackend, tmp_path: Path) -> None:
+    notes: list[str] = []
+    _losses(tmp_path, la.method("lora"), compile=True, gradient_checkpointing=True, notes=notes)
+    assert counted.frame_count == 0
+    assert any("nothing is compiled" in note for note in notes)
 
 
 def test_other_numbers_of_examples_are_not_compiled_anew(counted: CompileCounterWithBackend, tmp_path: Path) -> None:
@@ -87,6 +117,7 @@ def test_decoding_for_accuracy_goes_through_plain_layers(counted: CompileCounter
     def accuracy() -> float:
         before = counted.frame_count
         logits(model.eval(), IDS)
+        model.train()
         seen.append(counted.frame_count - before)
         return 0.5
 
@@ -134,7 +165,8 @@ def test_by_inductor_a_stopped_training_ends_with_the_same_bits(name: str, step:
     torch._dynamo.reset()
     recipe = la.method(name, dropout=0.1) if name == "lora" else la.method(name)
     options: dict[str, Any] = {"recipe": recipe, "count": 17, "micro_batch": 4}
-    _, whole = tiny_training(tmp_path / "whole", compile=True, **options)
+    with fresh_cache():
+        _, whole = tiny_training(tmp_path / "whole", compile=True, **options)
     stop = Stop()
 
     def after(row: dict[str, float]) -> None:
@@ -142,7 +174,8 @@ def test_by_inductor_a_stopped_training_ends_with_the_same_bits(name: str, step:
 
     with pytest.raises(Stopped):
         tiny_training(tmp_path / "parts", stop=stop, on_step=after, compile=True, **options)
-    _, parts = tiny_training(tmp_path / "parts", compile=True, **options)
+    with fresh_cache():
+        _, parts = tiny_training(tmp_path / "parts", compile=True, **options)
     assert all(torch.equal(parts[key], whole[key]) for key in whole)
     if name == "prefix":  # dropout draws other numbers than without the compiler
         _, plain = tiny_training(tmp_path / "plain", **options)

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -326,9 +328,21 @@ def test_a_quantised_base_is_whole_on_each_and_is_not_sharded(tmp_path: Path) ->
     assert not (tmp_path / "fsdp").exists()
 
 
-def test_a_leader_that_ends_at_once_lets_the_others_join() -> None:
-    for _ in range(15):
-        assert team_of(lambda _rank: Team.join().size) == [2, 2]
+def test_a_leader_ends_only_after_the_others_have_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = dist.new_group
+
+    def slow(*given: Any, **named: Any) -> Any:
+        group = plain(*given, **named)
+        if dist.get_rank() == 1:
+            time.sleep(0.3)
+            (tmp_path / "there").touch()
+        return group
+
+    def joined(_rank: int) -> bool:
+        return Team.join().size == 2 and (tmp_path / "there").exists()
+
+    monkeypatch.setattr(dist, "new_group", slow)
+    assert team_of(joined) == [True, True]
 
 
 def test_a_cohort_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Out of memory: fewer rows at once, the same loss."""
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ import llm_adapters as la
 from llm_adapters.errors import TrainingError
 from llm_adapters.model.memory import is_out_of_memory
 from llm_adapters.model.packing_trial import PROBE, PROBE_SHARED
-from llm_adapters.train.memory import shrinking
+from llm_adapters.train.memory import return_freed_memory, shrinking
 from tiny import tiny_model
 from tiny_training import metrics, same, tiny_training
 
@@ -111,3 +113,14 @@ def test_a_model_that_computes_no_activations_again_is_named(monkeypatch: pytest
     monkeypatch.setattr(type(model), "supports_gradient_checkpointing", False)
     with pytest.raises(TrainingError, match="LlamaForCausalLM knows no gradient checkpointing"):
         tiny_training(tmp_path, model=model, gradient_checkpointing=True)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not glibc")
+def test_what_was_freed_between_blocks_in_use_is_given_back() -> None:
+    blocks = [torch.zeros(16 << 10) for _ in range(4000)]  # 64 KiB each
+    kept = blocks[::2]
+    del blocks
+    before = psutil.Process().memory_info().rss
+    return_freed_memory()
+    assert before - psutil.Process().memory_info().rss > 64 << 20
+    assert not any(block.any() for block in kept)

@@ -56,8 +56,8 @@ class Engine:
         self._decoder_names = list(inspect.signature(base.sites.decoder.forward).parameters)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle takes along: all but the prefixes of caches that stay behind."""
-        return {**self.__dict__, "_prefixes": None}
+        """What a copy or a pickle takes along: all but the prefixes of caches that stay behind, and compiled layers."""
+        return {**self.__dict__, "_prefixes": None, "layers_compiled": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= {**state, "_prefixes": WeakKeyDictionary()}
@@ -216,8 +216,8 @@ class Engine:
         if "position_ids" in self._decoder_names:
             named["position_ids"] = torch.arange(embeddings.shape[0], device=embeddings.device)[None] + shift
         # Compiled layers would be compiled anew, one after the other, for a cache that is being filled.
-        plain_layers = torch.compiler.set_stance("force_eager") if self.layers_compiled else nullcontext()
-        with self.during(alone), without_checkpointing(self), plain_layers:
+        plain = plain_layers() if self.layers_compiled else nullcontext()
+        with self.during(alone), without_checkpointing(self), plain:
             return self.base.key_values_of(**named)
 
     @contextmanager
@@ -232,3 +232,10 @@ class Engine:
     def suspended(self) -> AbstractContextManager[None]:
         """Let no adapter act."""
         return self.during(Pass(1, {}, {(): None}))
+
+
+@contextmanager
+def plain_layers() -> Iterator[None]:
+    """While it lasts, what is compiled runs as it was written."""
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -75,7 +75,8 @@ class TrainSection(Strict):
     With ``packing`` the examples of a micro-batch stand in one row without padding, where the model's attention allows
     it; otherwise, and without, they are padded.
 
-    ``compile`` compiles the decoder's layers with ``torch.compile``, which takes a minute or two at the start.
+    ``compile`` compiles the decoder's layers with ``torch.compile``, which takes a minute or two at the start;
+    not with ``gradient_checkpointing``, whose layers run outside of the compiler.
     ``cache_frozen_layers`` computes the layers below the lowest adapter once for every example and keeps their hidden
     states in memory, which pays from the second epoch on.
 
@@ -103,6 +104,11 @@ class TrainSection(Strict):
     cache_frozen_layers: bool = False
     distributed: Literal["auto", "ddp", "fsdp"] = "auto"
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+
+    @property
+    def compiles(self) -> bool:
+        """Whether layers are compiled."""
+        return self.compile and not self.gradient_checkpointing
 
 
 class EvaluateSection(Strict):

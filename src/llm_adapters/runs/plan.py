@@ -168,7 +168,7 @@ class _Planned:
         rates = probe(
             load_config(model.source, trust_remote_code=model.trust_remote_code), shape.config.adapter, typical,
             dtype=shape.dtype, device=shape.device, packing=shape.config.train.packing, prepacked=shape.prepacked > 0,
-            fused=not shape.config.train.compile, sharing=shape.batches.sharing, tokenizer=shape.tokenizer,
+            fused=not shape.config.train.compiles, sharing=shape.batches.sharing, tokenizer=shape.tokenizer,
         )  # fmt: skip
         rows = sum(extent.logits for extent in extents) + sum(extent.logits for extent in judged) / 2
         updates = shape.work.steps * self.adapter.count()

@@ -124,8 +124,8 @@ class TrainingShape:
         model.train()
         batches = Batches(
             model, pad_id=0, device=torch.device("cpu"), packed=settings.packing,
-            fused=not (settings.compile or as_written or sharded),
-            recompute=not (settings.compile or as_written or sharded), apart=not sharded,
+            fused=not (settings.compiles or as_written or sharded),
+            recompute=not (settings.compiles or as_written or sharded), apart=not sharded,
             on_cpu=not elsewhere and device.type == "cpu",
         )  # fmt: skip
         size = min(settings.micro_batch or settings.batch_size, math.ceil(settings.batch_size / processes))
@@ -210,7 +210,7 @@ class TrainingShape:
     def prepacked_if(self, *, quantised: bool) -> int:
         """Those bytes over a base that is quantised, or over this one as it is."""
         plain = self.model.get_output_embeddings() if quantised else self.model  # what no quantization replaces
-        return 0 if self.config.train.compile else bytes_to_train(plain)
+        return 0 if self.config.train.compiles else bytes_to_train(plain)
 
     def operations(self) -> float:
         """Floating-point operations of all training steps, forward and backward, with what is attached."""

@@ -14,6 +14,7 @@ from llm_adapters.adapters.attach import route
 from llm_adapters.model.packing import Documents
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.loss import labelled_tokens, token_losses
+from llm_adapters.train.memory import return_freed_memory
 from llm_adapters.train.numbered import Numbered
 from llm_adapters.train.stepper import NotFinite
 
@@ -73,6 +74,9 @@ def joint_gradients(model: Any, batches: Batches, parts: Sequence[Part], rows: i
             means[member] += value
             if not math.isfinite(value):
                 suspects[member] += [row.row for row in piece]
+        if batches.device.type == "cpu":
+            del losses, shares
+            return_freed_memory()  # the next member's adapter has other sizes
     return [
         mean if math.isfinite(mean) else NotFinite(f"the loss is {mean}", of or [row.row for row in part.batch])
         for mean, of, part in zip(means, suspects, parts, strict=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -74,3 +76,13 @@ def compute_activations_again(model: Any) -> None:
         raise TrainingError(
             f"{type(model).__name__} knows no gradient checkpointing", mend="train.gradient_checkpointing: false"
         ) from failure
+
+
+def return_freed_memory() -> None:
+    """Give back to the system what was freed on the CPU, where the C library keeps it (glibc); else nothing.
+
+    Blocks of other sizes do not fit into what it keeps, so a process whose passes differ grows from pass to pass.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

@@ -12,6 +12,7 @@ from torch import nn
 
 from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.attach import attached, engine_of
+from llm_adapters.adapters.engine import plain_layers
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.errors import TrainingError
 from llm_adapters.model.fused import has_kernels
@@ -70,7 +71,7 @@ class Stepper:
         plain = adapter.base.model
         # Only the leader tries: of a base that is to be sharded the others do not have the weights.
         tries = settings.packing and team.leads
-        as_written = self.sharded or settings.compile  # what moves, and what is compiled, stays as it is
+        as_written = self.sharded or settings.compiles  # what moves, and what is compiled, stays as it is
         self.batches = batches or Batches(
             plain,
             pad_id=pad_id,
@@ -101,7 +102,9 @@ class Stepper:
         if self.settings.gradient_checkpointing and not getattr(self.plain, "is_gradient_checkpointing", False):
             compute_activations_again(self.plain)
             self._opened.callback(self.plain.gradient_checkpointing_disable)
-        if self.settings.compile:
+        if self.settings.compile and not self.settings.compiles:
+            self.note("train.compile: nothing is compiled, because gradient checkpointing runs outside of the compiler")
+        if self.settings.compiles:
             self._opened.enter_context(self._compiled())
 
     def close(self) -> None:
@@ -138,22 +141,25 @@ class Stepper:
         torch._dynamo.reset()  # what earlier trainings of this process compiled counts against the limit
         # A prefix enters where the layer's number is read: as a constant it would have every layer compiled anew. But
         # the numbers of heads are then no constants either, so compiling takes longer.
-        options: dict[str, Any] = {"allow_unspec_int_on_nn_module": self.adapter.virtual_tokens > 0}
+        numbers = any(adapter.virtual_tokens for adapter in engine.adapters.values())
+        known = torch._dynamo.config.patch(recompile_limit=_KINDS, allow_unspec_int_on_nn_module=numbers)
+        # No length is taken for a width that it happens to equal: what is compiled first would decide.
+        apart = torch.fx.experimental._config.patch(use_duck_shape=False)
+        was_compiled, engine.layers_compiled = engine.layers_compiled, True
         try:
-            engine.layers_compiled = True
-            with torch._dynamo.config.patch(recompile_limit=_KINDS, **options):
+            with known, apart:
                 for block in blocks:
                     block.compile(dynamic=True)
                 yield
         finally:
-            engine.layers_compiled = False
+            engine.layers_compiled = was_compiled
             for block, call in zip(blocks, before, strict=True):
                 block._compiled_call_impl = call
             torch._dynamo.reset()
 
     def uncompiled(self) -> AbstractContextManager[Any]:
         """While it lasts, compiled layers are plain ones: decoding would compile them anew for its cache."""
-        return torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext()
+        return plain_layers() if self.settings.compiles else nullcontext()
 
     def passes(self) -> AbstractContextManager[None]:
         """What passes through the model stand in: over a sharded base no process can do without the others."""

@@ -271,5 +271,8 @@ def _join() -> Team:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
     words = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    dist.barrier(words)  # the leader keeps what they meet through: if it ended now, another could not join
+    try:
+        dist.barrier(words)  # the leader keeps what they meet through: if it ended now, another could not join
+    except RuntimeError as failure:
+        raise TrainingError(_ENDED) from failure
     return Team(dist.get_rank(), dist.get_world_size(), words)
