@@ -144,7 +144,7 @@ class Stepper:
         numbers = any(adapter.virtual_tokens for adapter in engine.adapters.values())
         known = torch._dynamo.config.patch(recompile_limit=_KINDS, allow_unspec_int_on_nn_module=numbers)
         # No length is taken for a width that it happens to equal: what is compiled first would decide.
-        apart = torch.fx.experimental._config.patch(use_duck_shape=False)
+        apart = torch.fx.experimental._config.patch(use_duck_shape=False)  # type: ignore[attr-defined]
         was_compiled, engine.layers_compiled = engine.layers_compiled, True
         try:
             with known, apart:
