@@ -30,6 +30,11 @@ def test_an_unknown_method_names_the_nearest() -> None:
         read_config(None, ["adapter.method=lorra"])
 
 
+def test_a_word_that_is_not_allowed_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"'linear', 'cosine' or 'constant'; nearest: cosine"):
+        read_config(None, ["train.schedule=cosin"])
+
+
 def test_a_resolved_configuration_reads_back_equal(tmp_path: Path) -> None:
     config = read_config(None, ["adapter=[{method: prefix, tokens: 4}, {method: lora, layers: 'last:2'}]", "seed=3"])
     path = tmp_path / "config.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -73,6 +74,9 @@ def _explain(record: type[BaseModel], issue: Any) -> str:
         return message
     if isinstance(issue.get("ctx", {}).get("error"), UserError):
         return f"field '{field}': {message}"
+    if issue["type"] == "literal_error":
+        close = nearest(str(given), re.findall("'([^']*)'", issue["ctx"]["expected"]))
+        message += f"; nearest: {close}" if close else ""
     return f"field '{field}' is {given!r}: {message}"
 
 
