@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from llm_adapters import errors
-from llm_adapters.errors import MissingExtraError, SiteError, UserError, nearest
+from llm_adapters.errors import MissingExtraError, OutputError, SiteError, UserError, nearest
+from llm_adapters.train.disk import writing
 
 FAMILY = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, UserError)]
 
@@ -66,3 +71,20 @@ def test_of_very_many_allowed_values_some_are_printed_and_the_nearest_of_all() -
     assert "run-39 and 60 more" in str(error)
     assert "run-40" not in str(error)
     assert "nearest: run-7" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "free some space; the same"),
+        (errno.EDQUOT, "free some space; the same"),
+        (errno.EROFS, "let this user write there; the same"),
+        (errno.EACCES, "let this user write there; the same"),
+        (errno.EIO, "see to that; the same"),
+    ],
+)
+def test_a_disk_that_fails_is_told_what_helps_against_its_failure(tmp_path: Path, code: int, said: str) -> None:
+    with pytest.raises(OutputError) as caught, writing(tmp_path / "file"):
+        raise OSError(code, os.strerror(code))
+    assert os.strerror(code) in caught.value.problem
+    assert caught.value.mend.startswith(said)

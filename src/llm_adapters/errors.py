@@ -7,6 +7,7 @@ A bug of ours is an assertion or an ordinary exception, never a ``UserError``.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 _MOST = 40  # allowed values that are printed: a folder may hold thousands
@@ -110,3 +111,12 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
     lowered = {value.lower(): value for value in allowed}
     found = difflib.get_close_matches(given.lower(), lowered, n=1, cutoff=0.5)
     return lowered[found[0]] if found else None
+
+
+def disk_mend(failure: OSError) -> str:
+    """What a user can do where a file cannot be written."""
+    if failure.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return "free some space"
+    if failure.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return "let this user write there"
+    return "see to that"

@@ -1,6 +1,9 @@
 """What a log file says of a long training."""
 
+from functools import partial
+
 import pytest
+from rich.console import Console
 
 from llm_adapters.cli import progress
 from llm_adapters.cli.progress import Progress, duration
@@ -30,3 +33,19 @@ def test_tokens_a_second_are_those_of_the_last_steps() -> None:
 
 def test_durations() -> None:
     assert [duration(s) for s in (5.21, 65, 3720)] == ["5.2 s", "1 min 5 s", "1 h 2 min"]
+
+
+def test_a_bar_tells_the_time_left_also_of_steps_that_take_minutes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress, "Console", partial(Console, force_terminal=True, width=120))
+    with Progress() as shown:
+        shown.begin("training", 10)
+        for _ in range(3):
+            clock[0] += 120.0
+            shown.advance(1, "loss 1.000")
+        assert shown.bar is not None
+        shown.bar.refresh()
+        assert "14 min 0 s left  loss 1.000" in capsys.readouterr().err

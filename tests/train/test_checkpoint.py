@@ -71,8 +71,42 @@ def test_the_last_ones_stay_and_the_best_that_they_name(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-4", "step-6", "step-7"]
     _flip(tmp_path / "step-7" / "a")
     assert Checkpoints(tmp_path, 2, print).newest() == tmp_path / "step-6"
+    kept.save(7, {"a": b"bb"}, best=4)
     _flip(tmp_path / "step-4" / "a")
+    notes: list[str] = []
+    assert Checkpoints(tmp_path, 2, notes.append).newest() == tmp_path / "step-7"
+    assert notes == [
+        "the best adapter so far lies in step-4, where 'a' is truncated or was changed: "
+        "it is lost, and the best is looked for anew"
+    ]
+    _flip(tmp_path / "step-7" / "a")
+    assert Checkpoints(tmp_path, 2, print).newest() == tmp_path / "step-6"
+    _flip(tmp_path / "step-6" / "a")
     assert Checkpoints(tmp_path, 2, print).newest() is None
+
+
+def test_with_nothing_but_the_best_damaged_the_training_goes_on_and_looks_for_another(tmp_path: Path) -> None:
+    options = {"epochs": 20, "count": 8, "held_out": 8, "validate_every": 2, "checkpoint_every": 1}
+    whole, expected = tiny_training(tmp_path / "whole", **options)
+    best = whole.best_step
+    assert best is not None
+    assert best + 5 < whole.steps
+
+    def cut(row: dict[str, float]) -> None:
+        if row["step"] == best + 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny_training(tmp_path / "cut", on_step=cut, **options)
+    _flip(tmp_path / f"cut/checkpoints/step-{best}/optimizer.safetensors")
+    notes: list[str] = []
+    result, adapter = tiny_training(tmp_path / "cut", notes=notes, **options)
+    assert result.resumed == [best + 4]
+    assert any("the best is looked for anew" in note for note in notes)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert result.best_step is not None
+    assert result.best_step > best + 4
+    assert not same(adapter, expected)
 
 
 def test_a_checkpoint_of_every_so_many_minutes_comes_without_being_asked_for(

@@ -39,8 +39,9 @@ def _expect_as_alone(recipes: list[Recipe], place: Path, family: str = "llama", 
         assert max(gap(state[key], own[key]) for key in own) < 1e-4, recipe.name
 
 
-def test_the_cohort_of_eight_is_eight_trainings(tmp_path: Path) -> None:
-    _expect_as_alone(eight(), tmp_path)
+@pytest.mark.parametrize("rows", [8, 64])
+def test_the_cohort_of_eight_is_eight_trainings(tmp_path: Path, rows: int) -> None:
+    _expect_as_alone(eight(), tmp_path, rows=rows)
 
 
 @pytest.mark.parametrize("family", ["gptj", "bloom", "qwen2"])
@@ -50,7 +51,7 @@ def test_other_models_padded_or_packed(tmp_path: Path, family: str) -> None:
         Recipe("prefix", small("prefix"), seed=1, settings={"epochs": 1}),
         Recipe("series", small("series"), seed=2, settings={"epochs": 1}),
     ]
-    _expect_as_alone(recipes, tmp_path, family)
+    _expect_as_alone(recipes, tmp_path, family, rows=19)
 
 
 def _long(count: int) -> list[Encoded]:
@@ -126,12 +127,13 @@ def _saved(recipe: Recipe, recipes: list[Recipe], place: Path) -> list[Path]:
     return [place / "saved" / recipe.name, place / f"saved-{recipe.name}" / recipe.name]
 
 
-def test_a_member_without_a_finite_loss_leaves_and_the_others_keep_their_bits(tmp_path: Path) -> None:
-    """Bit equal to a cohort in which it ends, healthy, with the step in which it fails."""
+@pytest.mark.parametrize("rows", [8, 64])
+def test_a_member_without_a_finite_loss_leaves_and_the_others_keep_their_bits(tmp_path: Path, rows: int) -> None:
+    """Bit equal to a cohort in which it ends, healthy, with the step in which it fails; one by one, or all at once."""
     recipes = [each.having(checkpoint_every=2) for each in eight()]
     spoilt = {"high": 0, "prefix": 0, "parallel": 3}
     brief = [each.having(steps=max(1, spoilt[each.name])) if each.name in spoilt else each for each in recipes]
-    wanted = together(brief, tmp_path / "wanted")[1]
+    wanted = together(brief, tmp_path / "wanted", rows=rows)[1]
 
     def spoil(adapters: dict[str, Any]) -> None:
         for name, step in spoilt.items():
@@ -146,7 +148,7 @@ def test_a_member_without_a_finite_loss_leaves_and_the_others_keep_their_bits(tm
         if spoilt.get(name) == row["step"] + 1:
             _fill(seen[name])
 
-    outcomes, states = together(recipes, tmp_path / "found", spoil=spoil, on_step=on_step)
+    outcomes, states = together(recipes, tmp_path / "found", spoil=spoil, on_step=on_step, rows=rows)
     for recipe, outcome, state, other in zip(recipes, outcomes, states, wanted, strict=True):
         folder = tmp_path / "found" / recipe.name
         if recipe.name not in spoilt:
@@ -162,7 +164,7 @@ def test_a_member_without_a_finite_loss_leaves_and_the_others_keep_their_bits(tm
         assert record == {"step": step, "error": str(outcome)}
         assert len(metrics(folder)) == step - 1
     again, unchanged = together(
-        recipes, tmp_path / "found", ended={each.name: 6 for each in recipes if each.name not in spoilt}
+        recipes, tmp_path / "found", ended={each.name: 6 for each in recipes if each.name not in spoilt}, rows=rows
     )
     assert [type(outcome) for outcome in again] == [
         TrainingError if each.name in spoilt else type(None) for each in recipes
@@ -177,10 +179,11 @@ def _fill(adapter: nn.Module) -> None:
             parameter.fill_(float("inf"))
 
 
-def test_a_learning_rate_that_blows_up_touches_nobody(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [8, 64])
+def test_a_learning_rate_that_blows_up_touches_nobody(tmp_path: Path, rows: int) -> None:
     recipes = eight()
     wild = [replace(each, rate=1e6) if each.name == "fast" else each for each in recipes]
-    together(wild, tmp_path / "cohort")
+    together(wild, tmp_path / "cohort", rows=rows)
     losses = {each.name: [row["loss"] for row in metrics(tmp_path / "cohort" / each.name)] for each in recipes}
     assert losses["fast"][2:] == pytest.approx([losses["fast"][2]] * 4)  # saturated: nothing is left to learn from
     for recipe in recipes[:-1]:
@@ -283,7 +286,7 @@ def test_one_row_that_does_not_fit_stops_all(tmp_path: Path) -> None:
 
 def test_a_base_with_dropout_is_said(tmp_path: Path) -> None:
     notes: list[str] = []
-    recipes = [each.having(steps=1) for each in eight()[:2]]
+    recipes = [each.having(steps=3) for each in eight()[:2]]
     together(recipes, tmp_path / "gpt2", model=tiny_model("gpt2"), notes=notes)
     assert any("the base itself has dropout" in note for note in notes)
     notes.clear()

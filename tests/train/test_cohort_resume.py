@@ -58,7 +58,7 @@ def _train(place: Path, stop: Stop | None = None, on_step: Callable[[str, int], 
     for recipe in RECIPES:
         if (place / recipe.name / "result.json").exists():
             ended[recipe.name] = json.loads((place / recipe.name / "result.json").read_text())["steps"]
-    together(RECIPES, place, ended=ended, spoil=adapters.update, on_step=step, on_end=end, stop=stop, rows=8)
+    together(RECIPES, place, ended=ended, spoil=adapters.update, on_step=step, on_end=end, stop=stop, rows=32)
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +112,10 @@ def test_asked_to_stop_all_write_the_same_step(tmp_path: Path, undisturbed: Path
     with pytest.raises(Stopped, match="after step 6 of the cohort"):
         _train(tmp_path, stop=stop, on_step=ask)
     assert all((tmp_path / recipe.name / "checkpoints" / "step-6").is_dir() for recipe in RECIPES)
+    assert "loss" in metrics(tmp_path / "judged")[-1]  # validated in the next session
     _train(tmp_path)
-    assert metrics(tmp_path / "drops") == metrics(undisturbed / "drops")
+    for name in ("drops", "judged"):
+        assert metrics(tmp_path / name) == metrics(undisturbed / name)
     assert same(load_file(tmp_path / "judged/final.safetensors"), load_file(undisturbed / "judged/final.safetensors"))
 
 

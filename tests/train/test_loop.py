@@ -71,6 +71,20 @@ def test_examples_without_any_label_are_refused(tmp_path: Path) -> None:
         train(model, adapter, rows, TrainSection(), learning_rate=1e-3, pad_id=0, seed=0, folder=tmp_path)
 
 
+def test_what_is_left_out_and_a_warm_up_that_does_not_end_are_said(tmp_path: Path) -> None:
+    rows = [*examples(9), Encoded([3, 4, 5], [-100] * 3, truncated=True)]
+    model, notes = tiny_model("llama"), list[str]()
+    adapter = la.attach(model, la.method("lora", rank=2), "a")
+    settings = TrainSection.parse({"epochs": 1, "batch_size": 4, "warmup": 100}, where="test")
+    train(
+        model, adapter, rows, settings, learning_rate=1e-3, pad_id=0, seed=0, folder=tmp_path, on_note=notes.append
+    )  # fmt: skip
+    assert notes == [
+        "1 of 10 training examples have no label left, and are left out",
+        "all 3 steps are warm-up (train.warmup is 100): the learning rate only rises",
+    ]
+
+
 def test_a_loss_that_is_no_number_stops_before_the_step_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = tiny_model("llama")
     adapter = la.attach(model, la.method("lora"), "a")

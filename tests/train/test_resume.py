@@ -14,6 +14,7 @@ import torch
 import llm_adapters as la
 from forks import ended, forked
 from killing import killed_at_call
+from llm_adapters.adapters.method import Method
 from llm_adapters.errors import AdapterError, OutputError
 from tiny import small, tiny_model
 from tiny_training import checkpoints, lines_in, metrics, same, tiny_training
@@ -103,6 +104,17 @@ def test_checkpoints_of_another_training_are_not_gone_on_with(tmp_path: Path) ->
             tiny_training(tmp_path, **{"checkpoint_every": 3, **change})
     with pytest.raises(AdapterError, match="another base"):
         tiny_training(tmp_path, checkpoint_every=3, model=tiny_model("gpt2"))
+
+
+def test_another_scale_of_the_same_shapes_is_another_training(tmp_path: Path) -> None:
+    def recipe(alpha: float) -> Method:
+        return la.method("lora", rank=4, alpha=alpha)
+
+    tiny_training(tmp_path, recipe=recipe(8), checkpoint_every=2)
+    with pytest.raises(OutputError, match="another training: since then the adapter changed"):
+        tiny_training(tmp_path, recipe=recipe(16), checkpoint_every=2)
+    with pytest.raises(OutputError, match="since then the dtype of the base changed"):
+        tiny_training(tmp_path, recipe=recipe(8), checkpoint_every=2, model=tiny_model("llama").bfloat16())
 
 
 def test_a_training_goes_on_with_fewer_rows_at_once_and_activations_computed_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from llm_adapters.errors import Stopped
 from llm_adapters.train import Stop
+from llm_adapters.train.validation import Validation
 from tiny_training import metrics, same, tiny_training
 
 
@@ -33,6 +34,45 @@ def test_a_signal_lets_the_step_end_and_writes_a_checkpoint(tmp_path: Path, numb
     assert signal.getsignal(number) is before
     result, adapter = tiny_training(tmp_path / "cut")
     assert result.resumed == [2]
+    assert same(adapter, expected)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("last", [2, 6])
+def test_a_signal_does_not_wait_for_a_validation_which_comes_when_the_training_goes_on(
+    tmp_path: Path, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated: list[int] = []
+    measure = Validation.measure
+
+    def watched(self: Validation, *given: object) -> object:
+        validated.append(1)
+        return measure(self, *given)
+
+    monkeypatch.setattr(Validation, "measure", watched)
+    options = {"held_out": 8, "validate_every": 2}
+    whole, expected = tiny_training(tmp_path / "whole", **options)
+    validated.clear()
+
+    def at_the_last(row: dict[str, float]) -> None:
+        if row["step"] == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Stop() as stop, pytest.raises(Stopped, match=f"after step {last} of 6"):
+        tiny_training(tmp_path / "cut", stop=stop, on_step=at_the_last, **options)
+    assert len(validated) == last // 2 - 1
+    assert metrics(tmp_path / "cut")[-1]["step"] == last
+    assert "loss" in metrics(tmp_path / "cut")[-1]
+
+    def killed(_row: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    if last < 6:  # what was validated after the checkpoint is validated again, and written once
+        with pytest.raises(KeyboardInterrupt):
+            tiny_training(tmp_path / "cut", on_step=killed, **options)
+        assert "validation_loss" in metrics(tmp_path / "cut")[last]
+    result, adapter = tiny_training(tmp_path / "cut", **options)
+    assert (result.best_step, result.best_loss) == (whole.best_step, whole.best_loss)
     assert same(adapter, expected)
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
 

@@ -21,7 +21,7 @@ from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.adapters.base import Base
 from llm_adapters.adapters.fingerprint import differences, fingerprint
 from llm_adapters.adapters.method import Method, parse_method
-from llm_adapters.errors import AdapterError, OutputError, nearest
+from llm_adapters.errors import AdapterError, OutputError, disk_mend, nearest
 
 FORMAT = 1
 _RECORD, _TENSORS = "adapter.json", "adapter.safetensors"
@@ -49,7 +49,8 @@ def save(adapter: Adapter, folder: Path, *, overwrite: bool = False) -> Path:
                 os.replace(fresh, folder)
     except OSError as failure:
         raise OutputError(
-            f"'{folder}' cannot be written: {failure.strerror or failure}", mend="another folder, or free some space"
+            f"'{folder}' cannot be written: {failure.strerror or failure}",
+            mend=f"another folder, or {disk_mend(failure)}",
         ) from failure
     return folder
 

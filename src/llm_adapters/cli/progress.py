@@ -7,7 +7,7 @@ import time
 from collections import deque
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 _QUIET_SECONDS = 15.0  # between two lines in a log file
@@ -37,10 +37,14 @@ class Progress:
         self.started = self.said = time.monotonic()
         self.seen.clear()
         if self.console.is_terminal:
-            left = (MofNCompleteColumn(), TimeRemainingColumn()) if total else ()
-            columns = (TextColumn("{task.description}"), BarColumn(), *left, TimeElapsedColumn(), "{task.fields[note]}")
+            count = (MofNCompleteColumn(),) if total else ()
+            # The time left is our own: rich forgets a pace of less than a step in half a minute.
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), *count, TimeElapsedColumn(),
+                "{task.fields[left]}{task.fields[note]}",
+            )  # fmt: skip
             self.bar = Bar(*columns, console=self.console, transient=True)
-            self.bar.add_task(what, total=total, note="")
+            self.bar.add_task(what, total=total, left="", note="")
             self.bar.start()
         else:
             self.console.print(f"{what} …", highlight=False)
@@ -50,7 +54,8 @@ class Progress:
         self.done += amount
         self.seen.append((time.monotonic(), self.done))
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], advance=amount, note=note)
+            left = self._left().removeprefix(", ")
+            self.bar.update(self.bar.task_ids[0], advance=amount, left=left and f"{left}  ", note=note)
         elif time.monotonic() - self.said > _QUIET_SECONDS:
             self.said = time.monotonic()
             where = f"{self.done}/{self.total}" if self.total else f"{self.done}"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm_adapters.errors import DataError, OutputError
+from llm_adapters.errors import DataError, OutputError, disk_mend
 
 Row = dict[str, Any]
 """``adapter`` (None: the base), ``benchmark``, ``protocol``, ``row``, ``question``, ``gold``, ``completion``,
@@ -82,7 +82,7 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as failure:
         raise OutputError(
             f"'{path}' cannot be written: {failure.strerror or failure}; the rows written before it are kept",
-            mend="free some space; the same command then asks only what is missing",
+            mend=f"{disk_mend(failure)}; the same command then asks only what is missing",
         ) from failure
 
 

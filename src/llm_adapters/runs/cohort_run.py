@@ -26,7 +26,7 @@ from llm_adapters.runs.folder import write_whole
 from llm_adapters.runs.names import MANIFEST, TRAINING
 from llm_adapters.runs.run import ADAPTER, Observer, encode, forgetting, in_words, result_in_words
 from llm_adapters.runs.run_plan import RunPlan
-from llm_adapters.train import Member, Metrics, RecentRate, Stop, TrainResult, total_steps, train_cohort
+from llm_adapters.train import Member, Metrics, RecentRate, Stop, TrainResult, has_label, total_steps, train_cohort
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class CohortRun:
 
     def _train(self, members: Sequence[Member]) -> dict[Path, str]:
         """Train what has not ended; gives by folder why runs failed."""
-        steps = max(total_steps(len(member.examples), member.settings) for member in members)
+        steps = max(total_steps(sum(map(has_label, member.examples)), member.settings) for member in members)
         self.observer.begin(f"training {len(members)} adapters at once", steps)
         done, last = 0, dict[int, Metrics]()
         recent: dict[int, RecentRate] = defaultdict(RecentRate)

@@ -35,7 +35,7 @@ from llm_adapters.runs.names import MANIFEST, TRAINING
 from llm_adapters.runs.run_plan import RunPlan
 from llm_adapters.runs.shared_base import take_over
 from llm_adapters.runs.training_data import TrainingData
-from llm_adapters.train import FAILED, Metrics, RecentRate, Stop, Team, TrainResult, total_steps, train
+from llm_adapters.train import FAILED, Metrics, RecentRate, Stop, Team, TrainResult, has_label, total_steps, train
 from llm_adapters.train.sharding import is_sharded, placement
 
 ADAPTER = "tuned"
@@ -199,7 +199,8 @@ class ActiveRun:
         self, encoded: Sequence[Encoded], judges: Sequence[Encoded], data: TrainingData, rate: float,
         stop: Stop | None, *, by_accuracy: Suite | None,
     ) -> TrainResult:  # fmt: skip
-        self.observer.begin(f"training at learning rate {rate:g}", total_steps(len(encoded), self.config.train))
+        steps = total_steps(sum(map(has_label, encoded)), self.config.train)
+        self.observer.begin(f"training at learning rate {rate:g}", steps)
         done, rate_now = 0, RecentRate()
 
         def on_step(row: Metrics) -> None:

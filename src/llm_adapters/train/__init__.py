@@ -9,9 +9,9 @@ from llm_adapters.train.order import total_steps
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
 from llm_adapters.train.trackers import check_trackers
-from llm_adapters.train.training import TrainResult, train
+from llm_adapters.train.training import TrainResult, has_label, train
 
 __all__ = [
     "ALONE", "FAILED", "Member", "Metrics", "RecentRate", "Stop", "Team", "TrainResult", "check_trackers",
-    "total_steps", "train", "train_cohort",
+    "has_label", "total_steps", "train", "train_cohort",
 ]  # fmt: skip

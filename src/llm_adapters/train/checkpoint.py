@@ -91,18 +91,28 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest checkpoint that is whole, with the best that it names; None where there is none.
 
-        What a kill has left half written is removed silently, a damaged checkpoint with a note.
+        What a kill has left half written is removed silently, a damaged checkpoint with a note. If nothing but the best
+        is damaged, and there is no checkpoint from before it, the newest is used without it.
         """
         for leftover in self.folder.glob(".step-*"):
             shutil.rmtree(leftover)
-        for step in reversed(self.steps()):
-            problem = self.problem(step)
-            if problem is None:
-                self.last = self.at(step)
-                return self.last
+        newest_first = self.steps()[::-1]
+        problems = {step: self.problem(step) for step in newest_first}
+        usable = [step for step, problem in problems.items() if problem is None]
+        usable = usable or [step for step in newest_first if damage(self.at(step)) is None]
+        self.last = self.at(usable[0]) if usable else None
+        for step, problem in problems.items():
+            if usable and step == usable[0]:
+                if problem:
+                    self.note(f"{problem}: it is lost, and the best is looked for anew")
+                break
             self.note(f"the checkpoint '{self.at(step)}' cannot be used and is removed: {problem}")
             self._remove(step)
-        return None
+        return self.last
+
+    def has_lost(self, best: int | None) -> bool:
+        """Whether the checkpoint that has the best adapter so far is damaged."""
+        return best is not None and damage(self.at(best)) is not None
 
     def _damage_of_best(self, step: int) -> str | None:
         best = read_record(self.at(step))["best"]

@@ -131,8 +131,12 @@ class _Cohort:
         with self.stop.deferred():
             while self.active:
                 before = len(self.active)
-                self._step()
+                if not any(seat.loop.state.position.unvalidated for seat in self.active):
+                    self._step()
                 step = self.active[0].loop.state.position.step if self.active else 0
+                if self.stop.asked and any(seat.loop.state.position.unvalidated for seat in self.active):
+                    self._save()
+                    raise Stopped(f"stopped after step {step} of the cohort")
                 best = [seat.index for seat in self.active if self._validate(seat)]
                 self.active = [seat for seat in self.active if seat.outcome is None]
                 ending = sum(seat.loop.ended for seat in self.active) + before - len(self.active)

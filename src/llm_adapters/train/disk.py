@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_adapters.errors import OutputError
+from llm_adapters.errors import OutputError, disk_mend
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def writing(path: Path, kept: str = "") -> Iterator[None]:
     except OSError as failure:
         raise OutputError(
             f"'{path}' cannot be written: {failure.strerror or failure}{kept and f'; {kept}'}",
-            mend="free some space; the same command then goes on from the last checkpoint",
+            mend=f"{disk_mend(failure)}; the same command then goes on from the last checkpoint",
         ) from failure
 
 

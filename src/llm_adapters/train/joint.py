@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from llm_adapters.adapters.attach import route
+from llm_adapters.adapters.attach import attached, route
 from llm_adapters.model.packing import Documents
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.loss import labelled_tokens, token_losses
 from llm_adapters.train.memory import return_freed_memory
 from llm_adapters.train.numbered import Numbered
+from llm_adapters.train.scaling import loss_scale, unscale
 from llm_adapters.train.stepper import NotFinite
 
 T = TypeVar("T")
@@ -58,6 +59,8 @@ def joint_gradients(model: Any, batches: Batches, parts: Sequence[Part], rows: i
         for part in parts
     ]
     totals = [sum(labelled_tokens(row.example.labels) for row in part.batch) for part in parts]
+    adapters = attached(model)
+    scales = [loss_scale(adapters[part.adapter].base.dtype, total) for part, total in zip(parts, totals, strict=True)]
     means, suspects = [0.0] * len(parts), [list[int]() for _ in parts]
     for group in passes(pieces, rows):
         names = [parts[member].adapter for member, _ in group]
@@ -69,7 +72,7 @@ def joint_gradients(model: Any, batches: Batches, parts: Sequence[Part], rows: i
             shares = torch.stack([
                 own.sum() / totals[member] for (member, _), own in zip(group, losses.split(counts), strict=True)
             ])  # fmt: skip
-            shares.sum().backward()
+            (shares * shares.new_tensor([scales[member] for member, _ in group])).sum().backward()
         for (member, piece), value in zip(group, shares.tolist(), strict=True):
             means[member] += value
             if not math.isfinite(value):
@@ -77,6 +80,8 @@ def joint_gradients(model: Any, batches: Batches, parts: Sequence[Part], rows: i
         if batches.device.type == "cpu":
             del losses, shares
             return_freed_memory()  # the next member's adapter has other sizes
+    for part, scale in zip(parts, scales, strict=True):
+        unscale(adapters[part.adapter].parameters(), scale)
     return [
         mean if math.isfinite(mean) else NotFinite(f"the loss is {mean}", of or [row.row for row in part.batch])
         for mean, of, part in zip(means, suspects, parts, strict=True)

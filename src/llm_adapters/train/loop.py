@@ -60,11 +60,15 @@ class Loop:
         try:
             with self.stop.deferred():
                 while not self.ended:
-                    row = self._step()
-                    if on_step is not None:
-                        on_step(row)
-                    best, position.micro_batch = self.validate(position.micro_batch)
-                    asked = self.team.any(self.stop.asked)  # once: a signal may come between two looks
+                    if not position.unvalidated:
+                        row = self._step()
+                        if on_step is not None:
+                            on_step(row)
+                    # Whoever stops a process may not wait for as long as a validation takes.
+                    best, asked = False, position.unvalidated and self.team.any(self.stop.asked)
+                    if not asked:
+                        best, position.micro_batch = self.validate(position.micro_batch)
+                        asked = self.team.any(self.stop.asked)  # once: a signal may come between two looks
                     if self.team.leads and (best or asked or self.due()):
                         self.save()
                     if asked:
@@ -81,9 +85,14 @@ class Loop:
             self.state.restore(checkpoint, self.team)
             self.state.position.resumed.append(self.state.position.step)
             self.note(f"going on from '{checkpoint}'")
-        position = self.state.position
-        position.micro_batch = min(position.micro_batch, self.settings.micro_batch or self.settings.batch_size)
-        self.log = MetricsLog(metrics if self.team.leads else None, position.step)
+        position, wanted = self.state.position, self.settings.micro_batch or self.settings.batch_size
+        if position.micro_batch < wanted:
+            self.note(f"{position.micro_batch} rows at a time, as before the interruption, not {wanted}")
+        position.micro_batch = min(position.micro_batch, wanted)
+        if self.team.from_leader(lambda: self.checkpoints.has_lost(position.best_step)):
+            position.forget_best()
+        path = metrics if self.team.leads else None
+        self.log = MetricsLog(path, position.step, unvalidated=position.unvalidated)
         if self.team.leads and len(self.log.losses) < position.step:
             lacking = position.step - len(self.log.losses)
             self.note(f"'{metrics}' lacks {lacking} of the rows before step {position.step}")
@@ -93,8 +102,9 @@ class Loop:
 
     @property
     def ended(self) -> bool:
-        """Whether all steps are done, or patience is at its end."""
-        return self.state.position.step >= self.steps or self.state.position.exhausted(self.settings.patience)
+        """Whether all steps are done, or patience is at its end, and what was trained last is validated."""
+        position = self.state.position
+        return not position.unvalidated and (position.step >= self.steps or position.exhausted(self.settings.patience))
 
     def batch(self) -> list[Numbered]:
         """The examples of the next step."""
@@ -151,6 +161,9 @@ class Loop:
         position.step += 1
         position.tokens += sum(len(row.example.input_ids) for row in batch)
         position.seconds = time.perf_counter() - self._began
+        every = self.settings.validate_every or self.order.steps_per_epoch
+        validates = position.step % every == 0 or position.step >= self.steps
+        position.unvalidated = self.validation is not None and validates
         row: Metrics = {
             "step": position.step, "loss": loss, "grad_norm": norm, "learning_rate": rate, "tokens": position.tokens,
             "seconds": round(position.seconds, 3),
@@ -166,8 +179,8 @@ class Loop:
         Returns:
             Whether the adapter is the best so far, and the rows at once that memory allowed.
         """
-        position, every = self.state.position, self.settings.validate_every or self.order.steps_per_epoch
-        if self.validation is None or (position.step % every and position.step < self.steps):
+        position = self.state.position
+        if self.validation is None or not position.unvalidated:
             return False, micro_batch
         parts, micro_batch = shrinking(self._validation_losses, micro_batch, self.note, on_any=self.stepper.ran_out)
         measured = self.team.gather(parts)
@@ -185,6 +198,7 @@ class Loop:
             row["validation_accuracy"] = accuracy
         self.log.add(row)
         self.trackers.log(row)
+        position.unvalidated = False
         return position.judge(loss, accuracy), micro_batch
 
     def _accuracy(self) -> float:
@@ -207,7 +221,9 @@ class Loop:
         """Write a checkpoint; ``prune`` removes those that are no longer kept."""
         self.log.sync()
         position = self.state.position
-        self.checkpoints.save(position.step, self.state.files(), best=position.best_step, prune=prune)
+        # One that was written before the validation of its step stays: who goes on from it validates again.
+        if self.checkpoints.last != self.checkpoints.at(position.step):
+            self.checkpoints.save(position.step, self.state.files(), best=position.best_step, prune=prune)
         self._written = time.perf_counter()
 
     def take_best(self) -> None:

@@ -33,10 +33,13 @@ class MetricsLog:
         rows: all rows, those of earlier sessions included.
     """
 
-    def __init__(self, path: Path | None, step: int) -> None:
+    def __init__(self, path: Path | None, step: int, *, unvalidated: bool = False) -> None:
         """Open ``path`` with the rows up to ``step``; a line that was being written at a kill is no row.
 
-        None writes nothing: for a process that does not lead.
+        Args:
+            path: None writes nothing: for a process that does not lead.
+            step: the last that is not done again.
+            unvalidated: whether its validation is.
         """
         self.rows: list[Metrics] = []
         self.path = Path(os.devnull) if path is None else path
@@ -44,11 +47,11 @@ class MetricsLog:
         if path is not None:
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                kept = self._read(step)
+                kept = self._read(step, unvalidated=unvalidated)
                 self._file = path.open("ab", buffering=0)  # nothing is left to be written on closing
                 self._file.truncate(kept)
 
-    def _read(self, step: int) -> int:
+    def _read(self, step: int, *, unvalidated: bool) -> int:
         """Read the rows up to ``step``; gives the number of bytes that they take."""
         length = 0
         for line in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else ():
@@ -56,7 +59,8 @@ class MetricsLog:
                 row = json.loads(line) if line.endswith(b"\n") else None
             except ValueError:
                 row = None
-            if not isinstance(row, dict) or row.get("step", step + 1) > step:
+            again = unvalidated and isinstance(row, dict) and row.get("step") == step and "validation_loss" in row
+            if not isinstance(row, dict) or row.get("step", step + 1) > step or again:
                 break
             self.rows.append(row)
             length += len(line)

@@ -17,6 +17,7 @@ class Position:
         joint_rows: of a member of a cohort, rows of all members that do, if memory has not allowed what was asked.
         best_step, best_loss, best_accuracy: the best validation so far; no accuracy where none is measured.
         since_best: validations since then.
+        unvalidated: whether a validation is due at this step.
         resumed: the steps at which an interrupted training was gone on with.
     """
 
@@ -29,6 +30,7 @@ class Position:
     best_loss: float | None = None
     best_accuracy: float | None = None
     since_best: int = 0
+    unvalidated: bool = False
     resumed: list[int] = field(default_factory=list)
 
     def judge(self, loss: float, accuracy: float | None = None) -> bool:
@@ -43,6 +45,11 @@ class Position:
             return False
         self.best_step, self.best_loss, self.best_accuracy, self.since_best = self.step, loss, accuracy, 0
         return True
+
+    def forget_best(self) -> None:
+        """Look for the best anew: what it was is lost."""
+        self.best_step = self.best_loss = self.best_accuracy = None
+        self.since_best = 0
 
     def exhausted(self, patience: int | None) -> bool:
         """Whether ``patience`` validations in a row brought nothing better."""

@@ -88,7 +88,7 @@ class TrainingState:
         """Take over adapter, moments and random numbers; gives the rest, and name, shape and dtype of every moment."""
         assert folder is not None
         plain: dict[str, Any] = json.loads((folder / _POSITION).read_text(encoding="utf-8"))
-        changed = [name for name, digest in self.identity.items() if plain["identity"].get(name) != digest]
+        changed = [name for name, digest in self.identity.items() if plain["identity"].get(name, digest) != digest]
         if changed:
             raise OutputError(
                 f"'{folder}' is a checkpoint of another training: since then the {' and the '.join(changed)} changed",

@@ -23,6 +23,7 @@ from llm_adapters.train.loss import labelled_tokens, summed_loss
 from llm_adapters.train.memory import compute_activations_again, shrinking
 from llm_adapters.train.numbered import Numbered
 from llm_adapters.train.randomness import RandomState
+from llm_adapters.train.scaling import loss_scale, unscale
 from llm_adapters.train.schedule import scheduler
 from llm_adapters.train.sharding import is_sharded, shard
 from llm_adapters.train.team import Team
@@ -248,13 +249,14 @@ class Stepper:
         pieces = [([rows[index] for index in piece], 1.0) for piece in indices]
         if self.sharded:
             pieces += [(list(filler), 0.0)] * (passes - len(pieces))
-        losses = []
+        losses, scale = [], loss_scale(self.adapter.base.dtype, total)
         for piece, weight in pieces:
             tensors = self.batches.tensors([row.example for row in piece])
             with self.passes(), self._below(piece, tensors), self.batches.in_force():
                 loss = summed_loss(self.model, tensors, self.batches.head) * weight / total
-                loss.backward()
+                (loss * scale).backward()
             losses.append(loss.detach())
+        unscale(self.parameters, scale)
         # Read at the end: a GPU would have nothing to do while each is waited for.
         values = [float(loss) for loss in losses]
         suspects = [

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from llm_adapters.train.checkpoint import Checkpoints
+from llm_adapters.train.checkpoint import Checkpoints, damage
 
 
 def common_step(members: Sequence[tuple[Checkpoints, int | None]], note: Callable[[str], None]) -> int:
-    """The last step that every member can go on from; 0 if there is none.
+    """The last step that every member can go on from; 0 if there is none. One whose best is lost comes last.
 
     A member takes part in all steps up to its end. So it needs a checkpoint of the step that the others go on from,
     unless it had ended by then: what goes through the model together decides the last bits.
@@ -19,17 +19,24 @@ def common_step(members: Sequence[tuple[Checkpoints, int | None]], note: Callabl
         members: checkpoints of each, and the step after which it ended, if it has.
         note: told of damage.
     """
-    steps = {step for checkpoints, _ in members for step in checkpoints.steps()}
-    for step in sorted(steps | {end for _, end in members if end is not None}, reverse=True):
+    known = {step for checkpoints, _ in members for step in checkpoints.steps()}
+    steps = sorted(known | {end for _, end in members if end is not None}, reverse=True)
+    without_best = 0
+    for step in steps:
         needed = [checkpoints for checkpoints, end in members if end is None or end > step]
         there = [checkpoints for checkpoints in needed if checkpoints.at(step).is_dir()]
         problems = {checkpoints.at(step): checkpoints.problem(step) for checkpoints in there}
         for path, problem in problems.items():
             if problem is not None:
                 note(f"the checkpoint '{path}' cannot be used: {problem}")
-        if len(there) == len(needed) and not any(problems.values()):
-            return step
-    return 0
+        if len(there) == len(needed):
+            if not any(problems.values()):
+                return step
+            if not any(map(damage, problems)):
+                without_best = max(step, without_best)
+    if without_best:
+        note(f"nothing but a best adapter is lost: going on from step {without_best}, and looking for the best anew")
+    return without_best
 
 
 def draws_of_its_own(model: nn.Module) -> str | None:

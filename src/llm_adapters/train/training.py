@@ -174,12 +174,14 @@ def prepare(
 ) -> Loop:
     """A training that has not begun; see :func:`train`."""
     numbers = range(1, len(examples) + 1) if rows is None else rows
-    kept = [Numbered(row, e) for row, e in zip(numbers, examples, strict=True) if _has_label(e)]
+    kept = [Numbered(row, e) for row, e in zip(numbers, examples, strict=True) if has_label(e)]
     places = range(1, len(validation) + 1) if validation_rows is None else validation_rows
-    judges = [Numbered(row, e) for row, e in zip(places, validation, strict=True) if _has_label(e)]
+    judges = [Numbered(row, e) for row, e in zip(places, validation, strict=True) if has_label(e)]
     for given, used, what in ((examples, kept, "training"), (validation, judges, "validation")):
         if not used and (given or what == "training"):
             raise DataError(f"none of {len(given)} {what} examples has a label left", mend="raise data.max_length")
+        if len(used) < len(given):
+            note(f"{len(given) - len(used)} of {len(given)} {what} examples have no label left, and are left out")
     check_trackers(settings.trackers)
     if settings.best_by == "accuracy" and is_sharded(settings, team):
         raise TrainingError(
@@ -192,11 +194,15 @@ def prepare(
         )
     check_options(settings, adapter, team.size)
     steps = total_steps(len(kept), settings)
+    if settings.warmup >= steps:
+        note(f"all {steps} steps are warm-up (train.warmup is {settings.warmup}): the learning rate only rises")
     recipe = json.dumps([settings.model_dump(mode="json", exclude=WITHOUT_EFFECT), learning_rate, seed])
     identity = {
         "training data": data_digest([row.example for row in kept]),
         "validation data": data_digest([row.example for row in judges]),
         "recipe": hashlib.sha256(recipe.encode()).hexdigest(),
+        "adapter": hashlib.sha256(json.dumps([method.recipe() for method in adapter.methods]).encode()).hexdigest(),
+        "dtype of the base": str(adapter.base.dtype).removeprefix("torch."),
     }
     team.agree(identity)
     stepper = Stepper(
@@ -254,5 +260,6 @@ def result_of(loop: Loop) -> TrainResult:
     )
 
 
-def _has_label(example: Encoded) -> bool:
+def has_label(example: Encoded) -> bool:
+    """Whether there is anything to learn from an example."""
     return labelled_tokens(example.labels) > 0
