@@ -9,8 +9,8 @@ import torch
 from llm_adapters.errors import ConfigError
 
 EFFICIENCY = 0.3
-"""Share of a GPU's rate that training is assumed to reach: a LoRA on a model of LLaMA-7B's shape reached 0.25 to 0.33 on
-an H100 with 16 rows at once, and 0.07 with 4, where launching sets the pace."""
+"""Share of a GPU's rate that training is assumed to reach: a LoRA on a model of LLaMA-7B's shape reached 0.25 to 0.33
+on an H100 with 16 rows at once, and 0.07 with 4, where launching sets the pace."""
 
 
 @dataclass(frozen=True)
