@@ -80,7 +80,7 @@ def test_of_very_many_allowed_values_some_are_printed_and_the_nearest_of_all() -
         (errno.EDQUOT, "free some space; the same"),
         (errno.EROFS, "let this user write there; the same"),
         (errno.EACCES, "let this user write there; the same"),
-        (errno.EIO, "see to that; the same"),
+        (errno.EIO, "mend what stands in the way; the same"),
     ],
 )
 def test_a_disk_that_fails_is_told_what_helps_against_its_failure(tmp_path: Path, code: int, said: str) -> None:

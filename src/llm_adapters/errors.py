@@ -115,8 +115,8 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
 
 def disk_mend(failure: OSError) -> str:
     """What a user can do where a file cannot be written."""
-    if failure.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+    if failure.errno in {errno.ENOSPC, errno.EDQUOT}:
         return "free some space"
     if failure.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return "let this user write there"
-    return "see to that"
+    return "mend what stands in the way"

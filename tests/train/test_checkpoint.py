@@ -85,6 +85,32 @@ def test_the_last_ones_stay_and_the_best_that_they_name(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path, 2, print).newest() is None
 
 
+def test_one_that_is_written_anew_is_there_all_the_time(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, 1, print)
+    kept.save(3, {"a": b"x"}, best=None)
+    kept.save(3, {"a": b"y"}, best=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
+    assert (tmp_path / "step-3" / "a").read_bytes() == b"y"
+    os.replace(tmp_path / "step-3", tmp_path / ".step-3-before")  # killed between the two names
+    (tmp_path / ".step-3-17").mkdir()
+    assert Checkpoints(tmp_path, 1, print).newest() == tmp_path / "step-3"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
+
+
+def test_with_the_best_of_a_training_damaged_its_end_is_validated_again(tmp_path: Path) -> None:
+    options = {"epochs": 20, "count": 8, "held_out": 8, "validate_every": 2, "checkpoint_every": 10}
+    whole, _ = tiny_training(tmp_path, **options)
+    assert whole.best_step is not None
+    assert whole.best_step < whole.steps == 20
+    before = metrics(tmp_path)
+    _flip(tmp_path / f"checkpoints/step-{whole.best_step}/optimizer.safetensors")
+    result, _ = tiny_training(tmp_path, **options)
+    assert result.resumed == [20]
+    assert result.best_step == 20
+    assert result.best_loss == before[-1]["validation_loss"]
+    assert metrics(tmp_path) == before
+
+
 def test_with_nothing_but_the_best_damaged_the_training_goes_on_and_looks_for_another(tmp_path: Path) -> None:
     options = {"epochs": 20, "count": 8, "held_out": 8, "validate_every": 2, "checkpoint_every": 1}
     whole, expected = tiny_training(tmp_path / "whole", **options)

@@ -164,3 +164,13 @@ def test_the_common_step(tmp_path: Path) -> None:
     assert common_step([(one, None), (two, None)], notes.append) == 4
     assert len(notes) == 1
     assert "step-8' cannot be used: 'a' is truncated or was changed" in notes[0]
+
+
+def test_a_lost_best_alone_does_not_send_a_cohort_back_to_the_beginning(tmp_path: Path) -> None:
+    one, two = _having(tmp_path / "1", 4, 6), _having(tmp_path / "2", 4)
+    two.save(6, {"a": b"x"}, best=4)
+    (tmp_path / "2" / "step-4" / "a").write_bytes(b"y")
+    notes: list[str] = []
+    assert common_step([(one, None), (two, None)], notes.append) == 6
+    assert ["it is lost, and the best is looked for anew" in note for note in notes] == [True, False]
+    assert "step-4' cannot be used" in notes[1]

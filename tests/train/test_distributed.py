@@ -223,8 +223,10 @@ def test_over_a_sharded_base_a_lack_of_memory_ends_all_and_is_said(tmp_path: Pat
     assert "another process of this training has ended" in (tmp_path / "said-0").read_text()
 
 
-def test_a_signal_to_one_stops_all_after_the_same_step_with_one_checkpoint(tmp_path: Path) -> None:
-    tiny_training(tmp_path / "whole", recipe=NO_DROPOUT)
+@pytest.mark.parametrize("held_out", [0, 8])  # with some, a validation is due when the signal comes
+def test_a_signal_to_one_stops_all_after_the_same_step_with_one_checkpoint(tmp_path: Path, held_out: int) -> None:
+    options = {"recipe": NO_DROPOUT, "held_out": held_out, "validate_every": 2}
+    tiny_training(tmp_path / "whole", **options)
 
     def work(rank: int) -> str:
         def at_step_2(row: dict[str, float]) -> None:
@@ -232,12 +234,13 @@ def test_a_signal_to_one_stops_all_after_the_same_step_with_one_checkpoint(tmp_p
                 os.kill(os.getpid(), signal.SIGTERM)
 
         with Stop() as stop, pytest.raises(Stopped) as caught:
-            tiny_training(tmp_path / "cut", recipe=NO_DROPOUT, stop=stop, on_step=at_step_2)
+            tiny_training(tmp_path / "cut", stop=stop, on_step=at_step_2, **options)
         return str(caught.value)
 
     assert team_of(work) == ["stopped after step 2 of 6"] * 2
     assert [path.name for path in (tmp_path / "cut/checkpoints").iterdir()] == ["step-2"]
-    tiny_training(tmp_path / "cut", recipe=NO_DROPOUT)
+    assert not any("validation_loss" in row for row in metrics(tmp_path / "cut"))
+    team_of(lambda _rank: tiny_training(tmp_path / "cut", **options)[0].steps)
     _close(tmp_path / "cut", tmp_path / "whole")
 
 

@@ -131,6 +131,15 @@ def test_a_training_goes_on_with_fewer_rows_at_once_and_activations_computed_aga
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
+def test_a_micro_batch_stays_as_small_as_memory_made_it_and_that_is_said(tmp_path: Path) -> None:
+    notes: list[str] = []
+    tiny_training(tmp_path, checkpoint_every=2, micro_batch=2, steps=4)
+    (tmp_path / "checkpoints/step-4").rename(tmp_path / "away")
+    result, _ = tiny_training(tmp_path, checkpoint_every=2, micro_batch=4, steps=4, notes=notes)
+    assert result.micro_batch == 2
+    assert notes[1:] == ["2 rows at a time, as before the interruption, not 4"]
+
+
 def test_a_lost_metrics_file_is_said_and_stops_nothing(tmp_path: Path) -> None:
     _, expected = tiny_training(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

@@ -31,6 +31,10 @@ def _model(dtype: torch.dtype) -> tuple[Any, Any]:
     return model.train(), adapter
 
 
+def _flat(adapter: Any) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in adapter.parameters() if p.grad is not None])
+
+
 def _gradients(dtype: torch.dtype) -> torch.Tensor:
     model, adapter = _model(dtype)
     settings = TrainSection.parse({"batch_size": len(ROWS)}, where="test")
@@ -38,7 +42,7 @@ def _gradients(dtype: torch.dtype) -> torch.Tensor:
         model, adapter, settings, learning_rate=1e-3, steps=1, pad_id=0, note=print, team=Team.alone("a test")
     )  # fmt: skip
     stepper._gradients(ROWS, ROWS[:1], TOTAL, passes=10, size=len(ROWS) // 10)
-    return torch.cat([p.grad.flatten() for p in adapter.parameters() if p.grad is not None])
+    return _flat(adapter)
 
 
 def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -54,11 +58,14 @@ def test_gradients_in_float16_are_those_of_float32(monkeypatch: pytest.MonkeyPat
 
 def test_in_a_cohort_every_member_has_its_own_scale() -> None:
     model, adapter = _model(torch.float16)
-    put_on(model, small("series"), "b")
+    other = put_on(model, small("lora", rank=2), "b")
     parts = [Part("a", ROWS, 100), Part("b", ROWS[:3], 3)]
     joint_gradients(model, Batches(model, pad_id=0, device=CPU, packed=True), parts, 200)
-    found = torch.cat([p.grad.flatten() for p in adapter.parameters() if p.grad is not None])
-    assert _error(found, _gradients(torch.float32)) < 0.003
+    found = [_flat(adapter), _flat(other)]
+    assert _error(found[0], _gradients(torch.float32)) < 0.003
+    joint_gradients(model.float(), Batches(model, pad_id=0, device=CPU, packed=True), parts[1:], 200)
+    twice = _flat(other)
+    assert _error(twice - found[1], found[1]) < 0.003
 
 
 def test_the_scale_is_a_power_of_two_and_none_elsewhere() -> None:

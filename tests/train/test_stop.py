@@ -4,13 +4,16 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from llm_adapters.errors import Stopped
 from llm_adapters.train import Stop
+from llm_adapters.train.loss import summed_loss
 from llm_adapters.train.validation import Validation
-from tiny_training import metrics, same, tiny_training
+from tiny_training import checkpoints, metrics, same, tiny_training
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +48,9 @@ def test_a_signal_does_not_wait_for_a_validation_which_comes_when_the_training_g
     validated: list[int] = []
     measure = Validation.measure
 
-    def watched(self: Validation, *given: object) -> object:
+    def watched(self: Validation, *given: Any, **named: Any) -> Any:
         validated.append(1)
-        return measure(self, *given)
+        return measure(self, *given, **named)
 
     monkeypatch.setattr(Validation, "measure", watched)
     options = {"held_out": 8, "validate_every": 2}
@@ -75,6 +78,31 @@ def test_a_signal_does_not_wait_for_a_validation_which_comes_when_the_training_g
     assert (result.best_step, result.best_loss) == (whole.best_step, whole.best_loss)
     assert same(adapter, expected)
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_a_signal_breaks_a_validation_off_which_comes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"held_out": 8, "validate_every": 2, "micro_batch": 2, "keep_checkpoints": 1}
+    whole, expected = tiny_training(tmp_path / "whole", **options)
+    losses = 0
+
+    def interrupted(*given: Any) -> Tensor:
+        nonlocal losses
+        losses += 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        return summed_loss(*given)
+
+    for _ in range(2):  # again, before anything was gained
+        monkeypatch.setattr("llm_adapters.train.validation.summed_loss", interrupted)
+        with Stop() as stop, pytest.raises(Stopped, match="after step 2 of 6"):
+            tiny_training(tmp_path / "cut", stop=stop, **options)
+    monkeypatch.undo()
+    assert losses == 2  # of four micro-batches one in each session
+    assert [row["step"] for row in metrics(tmp_path / "cut")] == [1, 2]
+    result, adapter = tiny_training(tmp_path / "cut", **options)
+    assert (result.best_step, result.best_loss) == (whole.best_step, whole.best_loss)
+    assert same(adapter, expected)
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert same(checkpoints(tmp_path / "cut"), checkpoints(tmp_path / "whole"))
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:

@@ -62,13 +62,29 @@ class Checkpoints:
                     write_synced(fresh / name, data)
                 write_synced(fresh / RECORD, (json.dumps(record, indent=2) + "\n").encode())
                 sync_folder(fresh)
+                if self.at(step).exists():  # from before the validation of this step
+                    os.replace(self.at(step), self._before(step))
                 os.replace(fresh, self.at(step))
                 sync_folder(self.folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(self._before(step), ignore_errors=True)
         self.last = self.at(step)
         if prune:
             self.prune()
+
+    def _before(self, step: int) -> Path:
+        """Where the checkpoint of a step lies while another takes its place."""
+        return self.folder / f".step-{step}-before"
+
+    def tidy(self) -> None:
+        """Remove what a kill has left half written, and put back what it found between two names."""
+        for aside in self.folder.glob(".step-*-before"):
+            name = aside.name.removeprefix(".").removesuffix("-before")
+            if not (self.folder / name).exists():
+                os.replace(aside, self.folder / name)
+        for leftover in self.folder.glob(".step-*"):
+            shutil.rmtree(leftover)
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, whole or damaged, in order."""
@@ -81,8 +97,7 @@ class Checkpoints:
 
     def back_to(self, step: int) -> Path | None:
         """The checkpoint of ``step``, which must be whole, with all later ones removed; with 0 all are, and None."""
-        for leftover in self.folder.glob(".step-*"):
-            shutil.rmtree(leftover)
+        self.tidy()
         for later in [each for each in self.steps() if each > step]:
             self._remove(later)
         self.last = self.at(step) if step else None
@@ -91,23 +106,27 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest checkpoint that is whole, with the best that it names; None where there is none.
 
-        What a kill has left half written is removed silently, a damaged checkpoint with a note. If nothing but the best
-        is damaged, and there is no checkpoint from before it, the newest is used without it.
+        What a kill has left half written is removed silently, a damaged checkpoint with a note. Where the best is
+        damaged, one from before it is used, which gives the same best again; if there is none, the newest without it.
         """
-        for leftover in self.folder.glob(".step-*"):
-            shutil.rmtree(leftover)
-        newest_first = self.steps()[::-1]
-        problems = {step: self.problem(step) for step in newest_first}
-        usable = [step for step, problem in problems.items() if problem is None]
-        usable = usable or [step for step in newest_first if damage(self.at(step)) is None]
-        self.last = self.at(usable[0]) if usable else None
+        self.tidy()
+        problems: dict[int, str] = {}
+        found = None
+        for step in reversed(self.steps()):
+            problem = self.problem(step)
+            if problem is None:
+                found = step
+                break
+            problems[step] = problem
+        else:
+            found = next((step for step in problems if damage(self.at(step)) is None), None)
         for step, problem in problems.items():
-            if usable and step == usable[0]:
-                if problem:
-                    self.note(f"{problem}: it is lost, and the best is looked for anew")
+            if step == found:
+                self.note(f"{problem}: it is lost, and the best is looked for anew")
                 break
             self.note(f"the checkpoint '{self.at(step)}' cannot be used and is removed: {problem}")
             self._remove(step)
+        self.last = None if found is None else self.at(found)
         return self.last
 
     def has_lost(self, best: int | None) -> bool:
@@ -146,8 +165,10 @@ def damage(folder: Path) -> str | None:
         for name, sha256 in record["files"].items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
                 return f"'{name}' is truncated or was changed"
-    except FileNotFoundError as failure:
-        return f"'{Path(failure.filename).name}' is missing"
+    except OSError as failure:
+        name = Path(failure.filename or folder).name
+        missing = isinstance(failure, FileNotFoundError)
+        return f"'{name}' is missing" if missing else f"'{name}' cannot be read: {failure.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"'{RECORD}' is damaged"
     return None

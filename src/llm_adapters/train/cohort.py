@@ -23,6 +23,7 @@ from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
 from llm_adapters.train.together import common_step, draws_of_its_own
 from llm_adapters.train.training import TrainResult, prepare, result_of
+from llm_adapters.train.validation import BrokenOff
 
 
 def train_cohort(
@@ -134,10 +135,12 @@ class _Cohort:
                 if not any(seat.loop.state.position.unvalidated for seat in self.active):
                     self._step()
                 step = self.active[0].loop.state.position.step if self.active else 0
-                if self.stop.asked and any(seat.loop.state.position.unvalidated for seat in self.active):
+                try:
+                    best = [seat.index for seat in self.active if self._validate(seat)]
+                except BrokenOff:  # those who have validated need not again
+                    self.active = [seat for seat in self.active if seat.outcome is None]
                     self._save()
-                    raise Stopped(f"stopped after step {step} of the cohort")
-                best = [seat.index for seat in self.active if self._validate(seat)]
+                    raise Stopped(f"stopped after step {step} of the cohort") from None
                 self.active = [seat for seat in self.active if seat.outcome is None]
                 ending = sum(seat.loop.ended for seat in self.active) + before - len(self.active)
                 # Whoever stays must not have to go on from before the others left.

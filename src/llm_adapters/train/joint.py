@@ -70,11 +70,12 @@ def joint_gradients(model: Any, batches: Batches, parts: Sequence[Part], rows: i
             losses = token_losses(model, tensors, batches.head)
             counts = [sum(labelled_tokens(row.example.labels) for row in piece) for _, piece in group]
             shares = torch.stack([
-                own.sum() / totals[member] for (member, _), own in zip(group, losses.split(counts), strict=True)
+                own.sum() / totals[member] * scales[member]
+                for (member, _), own in zip(group, losses.split(counts), strict=True)
             ])  # fmt: skip
-            (shares * shares.new_tensor([scales[member] for member, _ in group])).sum().backward()
+            shares.sum().backward()
         for (member, piece), value in zip(group, shares.tolist(), strict=True):
-            means[member] += value
+            means[member] += value / scales[member]
             if not math.isfinite(value):
                 suspects[member] += [row.row for row in piece]
         if batches.device.type == "cpu":

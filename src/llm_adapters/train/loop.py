@@ -22,7 +22,7 @@ from llm_adapters.train.stepper import NotFinite, Stepper
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
 from llm_adapters.train.trackers import Trackers
-from llm_adapters.train.validation import Measured, Validation
+from llm_adapters.train.validation import BrokenOff, Measured, Validation
 
 _CALMER = (
     "a lower learning rate (train.learning_rate), max_grad_norm, or float32; a changed recipe begins anew, with --force"
@@ -64,11 +64,11 @@ class Loop:
                         row = self._step()
                         if on_step is not None:
                             on_step(row)
-                    # Whoever stops a process may not wait for as long as a validation takes.
-                    best, asked = False, position.unvalidated and self.team.any(self.stop.asked)
-                    if not asked:
+                    try:
                         best, position.micro_batch = self.validate(position.micro_batch)
                         asked = self.team.any(self.stop.asked)  # once: a signal may come between two looks
+                    except BrokenOff:  # who stops a process may not wait for as long as a validation takes
+                        best, asked = False, True
                     if self.team.leads and (best or asked or self.due()):
                         self.save()
                     if asked:
@@ -81,16 +81,18 @@ class Loop:
 
     def begin(self, metrics: Path, checkpoint: Path | None) -> None:
         """Go on from a checkpoint, or begin; the rows of ``metrics`` after it will be written again."""
+        wanted = self.state.position.micro_batch
         if checkpoint is not None:
             self.state.restore(checkpoint, self.team)
             self.state.position.resumed.append(self.state.position.step)
             self.note(f"going on from '{checkpoint}'")
-        position, wanted = self.state.position, self.settings.micro_batch or self.settings.batch_size
+        position = self.state.position
         if position.micro_batch < wanted:
             self.note(f"{position.micro_batch} rows at a time, as before the interruption, not {wanted}")
         position.micro_batch = min(position.micro_batch, wanted)
         if self.team.from_leader(lambda: self.checkpoints.has_lost(position.best_step)):
             position.forget_best()
+            position.unvalidated = self._validates
         path = metrics if self.team.leads else None
         self.log = MetricsLog(path, position.step, unvalidated=position.unvalidated)
         if self.team.leads and len(self.log.losses) < position.step:
@@ -161,9 +163,7 @@ class Loop:
         position.step += 1
         position.tokens += sum(len(row.example.input_ids) for row in batch)
         position.seconds = time.perf_counter() - self._began
-        every = self.settings.validate_every or self.order.steps_per_epoch
-        validates = position.step % every == 0 or position.step >= self.steps
-        position.unvalidated = self.validation is not None and validates
+        position.unvalidated = self._validates
         row: Metrics = {
             "step": position.step, "loss": loss, "grad_norm": norm, "learning_rate": rate, "tokens": position.tokens,
             "seconds": round(position.seconds, 3),
@@ -173,15 +173,26 @@ class Loop:
         self.trackers.log(row)
         return row
 
+    @property
+    def _validates(self) -> bool:
+        """Whether a validation belongs to this step: it is time, or the end."""
+        step, every = self.state.position.step, self.settings.validate_every or self.order.steps_per_epoch
+        return self.validation is not None and (step % every == 0 or step >= self.steps)
+
     def validate(self, micro_batch: int) -> tuple[bool, int]:
         """Validate if it is time, and at the end in any case.
 
         Returns:
             Whether the adapter is the best so far, and the rows at once that memory allowed.
+
+        Raises:
+            BrokenOff: a stop was asked for; the validation is still due.
         """
         position = self.state.position
         if self.validation is None or not position.unvalidated:
             return False, micro_batch
+        if self.team.any(self.stop.asked):
+            raise BrokenOff
         parts, micro_batch = shrinking(self._validation_losses, micro_batch, self.note, on_any=self.stepper.ran_out)
         measured = self.team.gather(parts)
         loss, suspects = self.validation.mean(measured), self.validation.suspects(measured)
@@ -209,7 +220,11 @@ class Loop:
     def _validation_losses(self, size: int) -> list[Measured]:
         assert self.validation is not None
         with self.stepper.passes():
-            return self.validation.measure(self.stepper.model, self.stepper.batches, size, self.team)
+            return self.validation.measure(self.stepper.model, self.stepper.batches, size, self.team, asked=self._asked)
+
+    def _asked(self) -> bool:
+        """Whether to stop in the middle of something; several processes do so only where all of them are."""
+        return self.team.size == 1 and self.stop.asked
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
@@ -221,9 +236,7 @@ class Loop:
         """Write a checkpoint; ``prune`` removes those that are no longer kept."""
         self.log.sync()
         position = self.state.position
-        # One that was written before the validation of its step stays: who goes on from it validates again.
-        if self.checkpoints.last != self.checkpoints.at(position.step):
-            self.checkpoints.save(position.step, self.state.files(), best=position.best_step, prune=prune)
+        self.checkpoints.save(position.step, self.state.files(), best=position.best_step, prune=prune)
         self._written = time.perf_counter()
 
     def take_best(self) -> None:
@@ -235,6 +248,6 @@ class Loop:
         if problem:
             raise OutputError(
                 f"the best adapter lies in '{self.checkpoints.at(best)}', which cannot be used: {problem}",
-                mend="the same command goes on from an earlier checkpoint",
+                mend="the same command goes on without it, from the newest that is whole",
             )
         self.state.restore_adapter(self.checkpoints.at(best))

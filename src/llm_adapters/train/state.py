@@ -25,6 +25,10 @@ from llm_adapters.train.team import Team
 _OPTIMIZER, _RANDOM, _POSITION = "optimizer.safetensors", "random.safetensors", "position.json"
 
 
+DTYPE = "dtype of the base"
+"""Its name in the identity of a training, where it is no digest."""
+
+
 class TrainingState:
     """Adapter, optimiser, schedule, random numbers and position of a training.
 
@@ -90,9 +94,10 @@ class TrainingState:
         plain: dict[str, Any] = json.loads((folder / _POSITION).read_text(encoding="utf-8"))
         changed = [name for name, digest in self.identity.items() if plain["identity"].get(name, digest) != digest]
         if changed:
+            as_then = f"model.dtype={plain['identity'][DTYPE]}, " if DTYPE in changed else ""
             raise OutputError(
                 f"'{folder}' is a checkpoint of another training: since then the {' and the '.join(changed)} changed",
-                mend="--out another/folder, or --force to start again",
+                mend=f"{as_then}--out another/folder, or --force to start again",
             )
         self.restore_adapter(folder)
         moments: dict[str, dict[str, Tensor]] = {}

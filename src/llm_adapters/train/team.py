@@ -183,7 +183,7 @@ class Team:
             if differing:
                 raise TrainingError(
                     f"process {rank} has other {' and '.join(differing)} than the first",
-                    mend="let all machines see the same files",
+                    mend="let all machines see the same files, and set model.dtype where their GPUs differ",
                 )
 
     def copy_from_leader(self, tensors: Iterable[Tensor]) -> None:

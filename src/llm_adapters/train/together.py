@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from torch import nn
 
@@ -19,24 +20,30 @@ def common_step(members: Sequence[tuple[Checkpoints, int | None]], note: Callabl
         members: checkpoints of each, and the step after which it ended, if it has.
         note: told of damage.
     """
+    for checkpoints, _ in members:
+        checkpoints.tidy()
     known = {step for checkpoints, _ in members for step in checkpoints.steps()}
     steps = sorted(known | {end for _, end in members if end is not None}, reverse=True)
-    without_best = 0
+    without_best, damaged = 0, dict[Path, str]()
+    found = 0
     for step in steps:
         needed = [checkpoints for checkpoints, end in members if end is None or end > step]
         there = [checkpoints for checkpoints in needed if checkpoints.at(step).is_dir()]
         problems = {checkpoints.at(step): checkpoints.problem(step) for checkpoints in there}
-        for path, problem in problems.items():
-            if problem is not None:
-                note(f"the checkpoint '{path}' cannot be used: {problem}")
+        damaged |= {path: problem for path, problem in problems.items() if problem is not None}
         if len(there) == len(needed):
             if not any(problems.values()):
-                return step
+                found = step
+                break
             if not any(map(damage, problems)):
                 without_best = max(step, without_best)
-    if without_best:
-        note(f"nothing but a best adapter is lost: going on from step {without_best}, and looking for the best anew")
-    return without_best
+    found = found or without_best
+    for path, problem in damaged.items():
+        if path.name == f"step-{found}":
+            note(f"{problem}: it is lost, and the best is looked for anew")
+        else:
+            note(f"the checkpoint '{path}' cannot be used: {problem}")
+    return found
 
 
 def draws_of_its_own(model: nn.Module) -> str | None:

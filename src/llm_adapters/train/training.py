@@ -14,12 +14,11 @@ from torch import nn
 from llm_adapters.adapters.adapter import Adapter
 from llm_adapters.config.schema import TrainSection
 from llm_adapters.data.digest import data_digest
-from llm_adapters.data.encoding import Encoded
+from llm_adapters.data.encoding import IGNORED, Encoded
 from llm_adapters.errors import DataError, TrainingError
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.checkpoint import Checkpoints
 from llm_adapters.train.loop import Loop
-from llm_adapters.train.loss import labelled_tokens
 from llm_adapters.train.metrics import Metrics
 from llm_adapters.train.numbered import Numbered
 from llm_adapters.train.options import check_options
@@ -27,7 +26,7 @@ from llm_adapters.train.order import Order, total_steps
 from llm_adapters.train.position import Position
 from llm_adapters.train.randomness import seed_all
 from llm_adapters.train.sharding import is_sharded
-from llm_adapters.train.state import TrainingState
+from llm_adapters.train.state import DTYPE, TrainingState
 from llm_adapters.train.stepper import Stepper
 from llm_adapters.train.stop import Stop
 from llm_adapters.train.team import Team
@@ -202,7 +201,7 @@ def prepare(
         "validation data": data_digest([row.example for row in judges]),
         "recipe": hashlib.sha256(recipe.encode()).hexdigest(),
         "adapter": hashlib.sha256(json.dumps([method.recipe() for method in adapter.methods]).encode()).hexdigest(),
-        "dtype of the base": str(adapter.base.dtype).removeprefix("torch."),
+        DTYPE: str(adapter.base.dtype).removeprefix("torch."),
     }
     team.agree(identity)
     stepper = Stepper(
@@ -262,4 +261,4 @@ def result_of(loop: Loop) -> TrainResult:
 
 def has_label(example: Encoded) -> bool:
     """Whether there is anything to learn from an example."""
-    return labelled_tokens(example.labels) > 0
+    return any(label != IGNORED for label in example.labels[1:])

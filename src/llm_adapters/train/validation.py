@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,10 @@ from llm_adapters.train.batches import Batches
 from llm_adapters.train.loss import labelled_tokens, summed_loss
 from llm_adapters.train.numbered import Numbered
 from llm_adapters.train.team import Team
+
+
+class BrokenOff(Exception):  # noqa: N818 – no mistake of anybody's
+    """A validation that was not finished, because somebody asked for the training to stop; it left nothing."""
 
 
 class Measured(NamedTuple):
@@ -30,7 +34,10 @@ class Validation:
     examples: Sequence[Numbered]
 
     @torch.no_grad()
-    def measure(self, model: Any, batches: Batches, size: int, team: Team | None = None) -> list[Measured]:
+    def measure(
+        self, model: Any, batches: Batches, size: int, team: Team | None = None, *,
+        asked: Callable[[], bool] = lambda: False,
+    ) -> list[Measured]:  # fmt: skip
         """Measure the model as it is, without dropout and without drawing random numbers.
 
         Args:
@@ -38,9 +45,13 @@ class Validation:
             batches: how examples go through it.
             size: rows that go through it at once.
             team: who shares the work; without it this process does all.
+            asked: whether to stop, looked at before every micro-batch; for one process alone.
 
         Returns:
             What this process's micro-batches gave; see :meth:`mean`.
+
+        Raises:
+            BrokenOff: it was asked to.
         """
         rank, processes = (team.rank, team.size) if team else (0, 1)
         pieces = batches.pieces([len(row.example.input_ids) for row in self.examples], size)
@@ -50,6 +61,8 @@ class Validation:
             found = []
             # Everybody does as many, also where a sharded base does not come otherwise; what is done twice is equal.
             for turn in range(math.ceil(len(pieces) / processes)):
+                if asked():
+                    raise BrokenOff
                 number = min(turn * processes + rank, len(pieces) - 1)
                 rows = [self.examples[index] for index in pieces[number]]
                 with batches.in_force():
