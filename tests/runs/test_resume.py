@@ -129,6 +129,15 @@ def test_what_has_no_effect_on_training_may_change(place: Path, whole: Path) -> 
     assert json.loads((folder / "manifest.json").read_text())["config"]["train"]["keep_checkpoints"] == 3
 
 
+def test_a_dtype_that_was_found_by_itself_may_be_named_but_not_changed(place: Path, whole: Path) -> None:
+    with pytest.raises(Stopped):
+        _run(place, "named", Watching("training", 5))
+    with pytest.raises(OutputError, match="since then the dtype of the base changed") as caught:
+        _run(place, "named", more=["model.dtype=bfloat16"])
+    assert "mend:    model.dtype=float32, " in str(caught.value)
+    assert _adapter(_run(place, "named", more=["model.dtype=float32"])) == _adapter(whole)
+
+
 def test_changed_data_is_not_gone_on_with(place: Path) -> None:
     with pytest.raises(Stopped):
         _run(place, "changed", Watching("training", 5))

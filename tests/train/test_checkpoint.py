@@ -85,6 +85,25 @@ def test_the_last_ones_stay_and_the_best_that_they_name(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path, 2, print).newest() is None
 
 
+def test_what_cannot_be_read_just_now_is_not_taken_for_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Checkpoints(tmp_path, 2, print)
+    for step in (1, 2):
+        kept.save(step, {"a": b"x"}, best=None)
+    plain = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.parent.name == "step-2":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return plain(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", failing)
+        with pytest.raises(OutputError, match="step-2' cannot be read: Input/output error") as caught:
+            Checkpoints(tmp_path, 2, print).newest()
+    assert "nothing was removed" in str(caught.value)
+    assert Checkpoints(tmp_path, 2, print).newest() == tmp_path / "step-2"
+
+
 def test_one_that_is_written_anew_is_there_all_the_time(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path, 1, print)
     kept.save(3, {"a": b"x"}, best=None)

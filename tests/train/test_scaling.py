@@ -12,7 +12,7 @@ from llm_adapters.train.batches import Batches
 from llm_adapters.train.joint import Part, joint_gradients
 from llm_adapters.train.loss import labelled_tokens
 from llm_adapters.train.numbered import Numbered
-from llm_adapters.train.scaling import loss_scale
+from llm_adapters.train.scaling import loss_scale, unscale
 from llm_adapters.train.stepper import Stepper
 from llm_adapters.train.team import Team
 from tiny import put_on, small, tiny_model
@@ -56,11 +56,20 @@ def test_gradients_in_float16_are_those_of_float32(monkeypatch: pytest.MonkeyPat
     assert _error(_gradients(torch.float16), expected) > 0.01  # so the scale is what makes it
 
 
-def test_in_a_cohort_every_member_has_its_own_scale() -> None:
+def test_in_a_cohort_every_member_has_its_own_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def watched(parameters: Any, scale: float) -> None:
+        seen.append(scale)
+        unscale(parameters, scale)
+
+    monkeypatch.setattr("llm_adapters.train.joint.unscale", watched)
     model, adapter = _model(torch.float16)
     other = put_on(model, small("lora", rank=2), "b")
     parts = [Part("a", ROWS, 100), Part("b", ROWS[:3], 3)]
     joint_gradients(model, Batches(model, pad_id=0, device=CPU, packed=True), parts, 200)
+    assert seen == [1024, loss_scale(torch.float16, sum(labelled_tokens(row.example.labels) for row in ROWS[:3]))]
+    assert seen[1] == 8
     found = [_flat(adapter), _flat(other)]
     assert _error(found[0], _gradients(torch.float32)) < 0.003
     joint_gradients(model.float(), Batches(model, pad_id=0, device=CPU, packed=True), parts[1:], 200)
@@ -73,7 +82,7 @@ def test_the_scale_is_a_power_of_two_and_none_elsewhere() -> None:
     assert loss_scale(torch.bfloat16, 4000) == loss_scale(torch.float32, 4000) == 1
 
 
-def test_a_training_in_float16_learns(tmp_path: Path) -> None:
+def test_a_training_in_float16_runs_and_learns(tmp_path: Path) -> None:
     tiny_training(tmp_path, model=tiny_model("llama").half(), epochs=4, recipe=la.method("lora", rank=4))
     losses = [row["loss"] for row in metrics(tmp_path)]
     assert losses[-1] < 0.9 * losses[0]

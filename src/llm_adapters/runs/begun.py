@@ -85,7 +85,7 @@ def _goes_on(
             f"'{folder}' holds a run that cannot be gone on with: {failure}", mend=_OTHERWISE
         ) from failure
     differing = differences(known, config)
-    if of_effect := [line for line in differing if line.partition(":")[0] not in _WITHOUT_EFFECT]:
+    if of_effect := [line for line in differing if not _is_harmless(line)]:
         raise OutputError(
             f"'{folder}' holds another run; it differs in\n  " + "\n  ".join(of_effect),
             mend=f"the same configuration goes on with it; {_OTHERWISE}",
@@ -105,13 +105,20 @@ def _goes_on(
     for entry in folder.iterdir():
         if is_leftover(entry):
             remove(entry)
-    if differing:
-        write_whole(folder / CONFIG, _as_yaml(config))
+    if differing:  # the dtype stays as it was named: what it may be, the checkpoints decide
+        model = {**config["model"], "dtype": known["model"].get("dtype", config["model"]["dtype"])}
+        write_whole(folder / CONFIG, _as_yaml({**config, "model": model}))
     note(f"going on with the run in '{folder}'")
     now = environment()
     for what in differences({key: begun.get(key, value) for key, value in now.items()}, now):
         note(f"not as when the run began, so the last bits may differ: {what}")
     return True
+
+
+def _is_harmless(difference: str) -> bool:
+    """Whether a run goes on over a difference: what "auto" for the dtype came to, its checkpoints know."""
+    field, _, values = difference.partition(":")
+    return field in _WITHOUT_EFFECT or (field == "model.dtype" and "'auto'" in values)
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:

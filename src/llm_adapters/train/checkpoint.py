@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_adapters.adapters.store import write_synced
+from llm_adapters.errors import OutputError
 from llm_adapters.train.disk import sync_folder, writing
 
 RECORD = "checkpoint.json"
@@ -155,7 +156,11 @@ class Checkpoints:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if every byte is what its record says."""
+    """What is wrong with a checkpoint, in words; None if every byte is what its record says.
+
+    Raises:
+        OutputError: it cannot be read, which need not be its fault, nor last.
+    """
     if not folder.is_dir():
         return "it is missing"
     try:
@@ -165,10 +170,13 @@ def damage(folder: Path) -> str | None:
         for name, sha256 in record["files"].items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
                 return f"'{name}' is truncated or was changed"
+    except FileNotFoundError as failure:
+        return f"'{Path(failure.filename).name}' is missing"
     except OSError as failure:
-        name = Path(failure.filename or folder).name
-        missing = isinstance(failure, FileNotFoundError)
-        return f"'{name}' is missing" if missing else f"'{name}' cannot be read: {failure.strerror}"
+        raise OutputError(
+            f"the checkpoint '{folder}' cannot be read: {failure.strerror or failure}",
+            mend="nothing was removed; once it can be read, the same command goes on",
+        ) from failure
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"'{RECORD}' is damaged"
     return None

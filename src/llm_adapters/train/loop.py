@@ -197,9 +197,10 @@ class Loop:
         measured = self.team.gather(parts)
         loss, suspects = self.validation.mean(measured), self.validation.suspects(measured)
         if suspects:
+            here = self.checkpoints.at(position.step)  # from before this validation was broken off: no good one
             raise TrainingError(
                 f"the validation loss is {loss} after step {position.step}, on the validation rows "
-                f"{', '.join(map(str, suspects))}{self._last_good}",
+                f"{', '.join(map(str, suspects))}{self._last_good if self.checkpoints.last != here else ''}",
                 mend=f"look at these rows; {_CALMER}",
             )
         row: Metrics = {"step": position.step, "validation_loss": loss}
@@ -248,6 +249,6 @@ class Loop:
         if problem:
             raise OutputError(
                 f"the best adapter lies in '{self.checkpoints.at(best)}', which cannot be used: {problem}",
-                mend="the same command goes on without it, from the newest that is whole",
+                mend="the same command goes on from the newest that can be used",
             )
         self.state.restore_adapter(self.checkpoints.at(best))

@@ -66,7 +66,9 @@ class Trackers:
 
     An interrupted training goes on in the same run of each: the same TensorBoard folder, where steps that are done
     again replace those of before; the same W&B, Trackio and MLflow run, where MLflow and Trackio hold such steps twice,
-    with the same values, and W&B as they were before. A run that was deleted in MLflow or Trackio is begun anew.
+    with the same values, and W&B as they were before: it takes nothing more for a step of an earlier session, so a
+    validation that a stop broke off is in ``metrics.jsonl`` and not there. A run that was deleted in MLflow or Trackio
+    is begun anew.
 
     Args:
         names: of the trackers.
