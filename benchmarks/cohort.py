@@ -3,13 +3,15 @@
 Two LoRA ranks, series, parallel, prefix, prompt, and one LoRA at two learning rates, each with its own seed and order,
 on the bundled model and generated word problems. Every run by itself, and the cohort, is a process of its own, as
 ``llm-adapters train`` and ``llm-adapters cohort --train-only`` are; the cohort comes between the fourth and the fifth.
-A forward pass of a run alone holds --micro-batch rows, one of the cohort --rows, of all eight together.
+A forward pass of a run alone holds --micro-batch rows, one of the cohort --rows, of all eight together; of several
+numbers of them each is a cohort of its own.
 
 Prints the largest relative difference of a step's loss, peak memory of the cohort over that of the runs alone (the
 largest and the median), and its time over the sum of theirs: of training alone, and of whole processes, which import
 and load; wall time and processor time, of which the second hardly minds what else runs on the machine.
 
-    python benchmarks/cohort.py [--steps 4] [--batch-size 8] [--micro-batch 8] [--rows 8] [--model FOLDER] [--threads 2]
+    python benchmarks/cohort.py [--steps 4] [--batch-size 8] [--micro-batch 8] [--rows 8 [64 …]] [--model FOLDER]
+        [--threads 2]
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--micro-batch", type=int, default=8)
-    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--rows", type=int, nargs="+", default=[8])
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
@@ -55,9 +57,10 @@ def main() -> None:
     names = list(MEMBERS)
     with tempfile.TemporaryDirectory() as folder:
         alone = [measured([name], Path(folder) / "alone", options) for name in names[:4]]
-        cohort = measured(names, Path(folder) / "cohort", options)
+        cohorts = {rows: measured(names, Path(folder) / f"{rows}", options, rows) for rows in options.rows}
         alone += [measured([name], Path(folder) / "alone", options) for name in names[4:]]
-        report(Path(folder), alone, cohort, options)
+        for rows, cohort in cohorts.items():
+            report(Path(folder), alone, rows, cohort, options)
 
 
 def work(names: Sequence[str], options: argparse.Namespace) -> None:
@@ -82,17 +85,17 @@ def work(names: Sequence[str], options: argparse.Namespace) -> None:
             execute(configs[0], options.folder / names[0], progress, score=False)
         else:
             folders = [options.folder / name for name in names]
-            failed = execute_cohort(configs, folders, progress, score=False, rows=options.rows)
+            failed = execute_cohort(configs, folders, progress, score=False, rows=options.rows[0])
             assert failed == [None] * len(configs)
 
 
-def measured(names: Sequence[str], folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def measured(names: Sequence[str], folder: Path, options: argparse.Namespace, rows: int = 0) -> dict[str, Any]:
     """Seconds of a process that trains ``names``, those of its training, and its peak memory in bytes."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
         [sys.executable, __file__, "--worker", *names, "--folder", str(folder), "--steps", str(options.steps),
          "--batch-size", str(options.batch_size), "--micro-batch", str(options.micro_batch),
-         "--rows", str(options.rows), "--model", options.model, "--threads", str(options.threads)],
+         "--rows", str(rows), "--model", options.model, "--threads", str(options.threads)],
         check=True,
     )  # fmt: skip
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -105,14 +108,16 @@ def measured(names: Sequence[str], folder: Path, options: argparse.Namespace) ->
     }
 
 
-def report(folder: Path, alone: Sequence[dict[str, Any]], cohort: dict[str, Any], options: argparse.Namespace) -> None:
+def report(
+    folder: Path, alone: Sequence[dict[str, Any]], rows: int, cohort: dict[str, Any], options: argparse.Namespace
+) -> None:
     print(
         f"{len(MEMBERS)} adapters, {options.steps} steps of {options.batch_size} rows each, {options.micro_batch} in a "
-        f"forward pass alone, {options.rows} in the cohort, {options.threads} threads"
+        f"forward pass alone, {rows} in the cohort, {options.threads} threads"
     )
     worst = 0.0
     for name, own in zip(MEMBERS, alone, strict=True):
-        found, wanted = (losses(folder / side / name) for side in ("cohort", "alone"))
+        found, wanted = (losses(folder / side / name) for side in (f"{rows}", "alone"))
         apart = max(abs(a - b) / b for a, b in zip(found, wanted, strict=True))
         worst = max(worst, apart)
         print(

@@ -28,7 +28,7 @@ def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
     """One side. The first step is not timed, nor on a GPU the first few."""
     torch.manual_seed(0)
     gc.collect()  # what the side before has left
-    quantised = None if side == "whole" else plan["quantization"]
+    quantised = plan["quantization"] if side in ("quantised", "qlora") else None
     model = loaded(plan, quantised)
     with torch.device("meta"):  # quantised weights are packed
         parameters = sum(p.numel() for p in type(model)(model.config).parameters())
@@ -36,7 +36,7 @@ def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    if side in ("trainer", "liger"):
+    if side in ("trainer", "qlora", "liger"):
         losses = trainer(model, plan, watch, liger=side == "liger", quantised=quantised is not None)
     else:
         losses = ours(model, plan, watch, compiled=side == "compiled")

@@ -3,11 +3,13 @@
 One base, one recipe, one seed; every side is given the same rows in the same batches (GSM8K rows of the ``math``
 mixture, real lengths, drawn at random) and starts from the same adapter weights:
 
-    ours      this engine: packed micro-batches
-    whole     with --quantization: this engine on the base as it is
-    compiled  with --compile: this engine with ``train.compile``
-    trainer   LoRA: peft under transformers.Trainer; series and parallel: the ``adapters`` library under its trainer, if
-              --adapters-python names an interpreter that has it
+    ours       this engine: packed micro-batches
+    compiled   with --compile: this engine with ``train.compile``
+    quantised  with --quantization: this engine over the quantised base
+    trainer    LoRA: peft under transformers.Trainer; series and parallel: the ``adapters`` library under its trainer,
+               if --adapters-python names an interpreter that has it
+    qlora      LoRA, with --quantization: peft under transformers.Trainer over the quantised base
+    liger      LoRA, on a GPU: as trainer, with Liger's kernels, where they are installed
 
 Sides take turns --rounds times. Prints medians of tokens a second (padding not counted) and of peak memory, their
 ratios, the largest relative difference of a step's loss (LoRA without dropout), and the share of the limit: 4·N
@@ -16,13 +18,13 @@ operations a token at the matrix rate measured in the same process, on a CPU bef
     LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py [--method lora] [--steps 6] [--micro-batch 4] [--rounds 3]
         [--dropout 0.05] [--train-on all] [--compile] [--peer-micro-batch 1]
 
-The base is the bundled model. On a GPU, one of LLaMA-7B's shape with random weights; Liger's kernels, where they are
-installed, are in ``ours`` there, and under the trainer in a side of their own (``liger``). A machine without the data
-is given the examples in a file that --save-examples wrote on one that has it:
+The base is the bundled model. On a GPU, one of LLaMA-7B's shape with random weights; this engine uses Liger's kernels
+there by itself. A machine without the data is given the examples in a file that --save-examples wrote on one that has
+it:
 
     LLM_ADAPTERS_DATA=DIR python benchmarks/training_speed.py --steps 10 --save-examples FILE
     python benchmarks/training_speed.py --shape llama-7b --dtype bfloat16 --micro-batch 16 --examples FILE
-        [--quantization bnb-nf4] [--profile]
+        [--compile] [--quantization bnb-nf4] [--sides ours,trainer] [--profile]
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ import torch
 from random_base import SHAPES
 from training_sides import BATCH, work
 
+SIDES = ["ours", "compiled", "quantised", "trainer", "qlora", "liger"]
+
 
 def main() -> None:
     options = arguments()
@@ -61,24 +65,24 @@ def main() -> None:
         for _ in range(options.rounds):
             for side, python in sides(options).items():
                 runs[side].append(started(python, side, plan))
-                print(f"{side}: {runs[side][-1]['seconds']:.2f} s", file=sys.stderr, flush=True)
+                seconds, peak = runs[side][-1]["seconds"], runs[side][-1]["peak"] / 2**30
+                print(f"{side}: {seconds:.2f} s, {peak:.2f} GiB", file=sys.stderr, flush=True)
         report(options, runs, json.loads(plan.read_text()))
 
 
 def sides(options: argparse.Namespace) -> dict[str, str]:
     """What is compared, and the Python that runs each."""
-    found = {"ours": sys.executable}
-    if options.compile:
-        found["compiled"] = sys.executable
-    if options.quantization:
-        found["whole"] = sys.executable
-    if options.method == "lora":
-        found["trainer"] = sys.executable
-        if torch.cuda.is_available() and find_spec("liger_kernel"):
-            found["liger"] = sys.executable
-    elif options.adapters_python:
-        found["trainer"] = options.adapters_python
-    return found
+    lora = options.method == "lora"
+    found = {
+        "ours": sys.executable,
+        "compiled": sys.executable if options.compile else None,
+        "quantised": sys.executable if options.quantization else None,
+        "trainer": sys.executable if lora else options.adapters_python,
+        "qlora": sys.executable if lora and options.quantization else None,
+        "liger": sys.executable if lora and torch.cuda.is_available() and find_spec("liger_kernel") else None,
+    }
+    chosen = options.sides.split(",") if options.sides else SIDES
+    return {side: found[side] for side in chosen if found[side]}
 
 
 def arguments() -> argparse.Namespace:
@@ -94,11 +98,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--quantization")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--sides", help=f"of {', '.join(SIDES)}, those to run; all that can run, if not said")
     parser.add_argument("--adapters-python")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--examples", type=Path)
     parser.add_argument("--save-examples", type=Path)
-    parser.add_argument("--worker", choices=["ours", "whole", "compiled", "trainer", "liger"])
+    parser.add_argument("--worker", choices=SIDES)
     parser.add_argument("--plan", type=Path)
     return parser.parse_args()
 
@@ -196,12 +201,12 @@ def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], p
             f"  {side:8} {speed[side]:7.1f} tokens/s   {peak[side] / 2**30:5.2f} GiB   share of the limit {share:.2f}"
         )
         print(f"           losses {' '.join(f'{loss:.4f}' for loss in results[0]['losses'])}")
-    for side in [side for side in ("ours", "compiled") if side in runs]:
-        for other in [other for other in runs if other != side]:
-            print(f"{side}/{other}: speed {speed[side] / speed[other]:.2f}, memory {peak[side] / peak[other]:.2f}")
-        if "trainer" in runs and not options.dropout:
-            pairs = zip(runs[side][0]["losses"], runs["trainer"][0]["losses"], strict=True)
-            print(f"{side}: largest relative difference of a step's loss {max(abs(a - b) / b for a, b in pairs):.1e}")
+    pairs = [("ours", other) for other in runs] + [("compiled", "trainer"), ("quantised", "qlora")]
+    for side, other in [(side, other) for side, other in pairs if side in runs and other in runs and side != other]:
+        print(f"{side}/{other}: speed {speed[side] / speed[other]:.2f}, memory {peak[side] / peak[other]:.2f}")
+        if options.method == "lora" and other in ("trainer", "qlora") and not options.dropout:
+            steps = zip(runs[side][0]["losses"], runs[other][0]["losses"], strict=True)
+            print(f"    largest relative difference of a step's loss {max(abs(a - b) / b for a, b in steps):.1e}")
 
 
 if __name__ == "__main__":
