@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from llm_adapters.adapters.forms import Form
 from llm_adapters.adapters.routing import Rows
 from llm_adapters.adapters.rows import added, apart, by_row, cut
+from llm_adapters.model.frozen_linear import FrozenLinear, frozen_linear
 from llm_adapters.model.sites import Site
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class SiteHook:
         self._input: Tensor | None = None
         # The output of a linear map is nobody else's tensor and no backward needs it: it may be overwritten.
         self.fresh = site.is_linear
+        self._after: int | None = None  # the number of the hook that sees the output
 
     def add(self, adapter: str, insertion: str, form: Form) -> None:
         """Put one more form of ``adapter`` at this site."""
@@ -50,6 +52,7 @@ class SiteHook:
             handles.append(self.site.input.register_forward_pre_hook(self.before, with_kwargs=True))
         if self.parallel or self.series:
             handles.append(self.site.output.register_forward_hook(self.after, with_kwargs=True))
+            self._after = handles[-1].id
         return handles
 
     def before(
@@ -61,7 +64,7 @@ class SiteHook:
             self._input = changed
         return None if changed is x else _with_hidden(args, kwargs, changed)
 
-    def after(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         y = output[0] if isinstance(output, tuple) else output
         changed = y
         if self.parallel and self.fresh and not torch.compiler.is_compiling() and y._is_view():
@@ -70,14 +73,32 @@ class SiteHook:
         if self.parallel:
             x, self._input = (self._input, None) if self.spans else (_hidden(args, kwargs), None)
             assert x is not None
-            changed = self._apply(self.parallel, changed, x, fresh=self.fresh)
+            frozen = self._frozen(module) if self.fresh else None
+            changed = self._apply(self.parallel, changed, x, fresh=self.fresh, frozen=frozen)
         changed = self._apply(self.series, changed, None, fresh=False)
         if changed is y:
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
-    def _apply(self, table: Mapping[str, list[Form]], y: Tensor, x: Tensor | None, *, fresh: bool) -> Tensor:
-        """Add every form in ``table`` to its rows of ``y``; with ``x`` None the forms read ``y`` itself."""
+    def _frozen(self, module: nn.Module) -> FrozenLinear | None:
+        """The map whose output the hook sees, if that is a frozen linear one and no other hook came in between."""
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or nn.modules.module._global_forward_hooks:
+            return None
+        return frozen_linear(module) if next(iter(module._forward_hooks)) == self._after else None
+
+    def _apply(
+        self,
+        table: Mapping[str, list[Form]],
+        y: Tensor,
+        x: Tensor | None,
+        *,
+        fresh: bool,
+        frozen: FrozenLinear | None = None,
+    ) -> Tensor:
+        """Add every form in ``table`` to its rows of ``y``; with ``x`` None the forms read ``y`` itself.
+
+        ``frozen`` is the map that gave ``y`` of ``x``, if that is known.
+        """
         acting: list[tuple[str, Form, Rows]] = []
         for adapter, forms in table.items():
             takes_part, rows = self.engine.rows_of(adapter)
@@ -91,10 +112,10 @@ class SiteHook:
         for adapter, form, rows in acting:
             with self.engine.drawing(adapter, form):
                 if rows is None:
-                    y = form.add_to(y, y if x is None else x, fresh=owned and x is not None)
+                    y = form.add_to(y, y if x is None else x, fresh=owned and x is not None, frozen=frozen)
                 else:
                     y = self._add_rows(form, y, x, rows, owned=owned)
-            owned = not watched
+            owned, frozen = not watched, None
         return y
 
     def _apply_apart(

@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+_HAS_NORM = torch.__version__ >= "2.9"  # to compare versions takes as long as to launch a kernel
+
 
 def norm(states: Tensor, weight: Tensor, offset: float, epsilon: float) -> Tensor:
     """x / √(mean x² + ε) · (offset + weight), of states (…, d)."""
     factor = weight + offset if offset else weight
-    if states.is_cuda and torch.__version__ >= "2.9":  # its own kernel there saves as little, and is one
+    if states.is_cuda and _HAS_NORM:  # its own kernel there saves as little, and is one
         return functional.rms_norm(states, factor.shape, factor, epsilon)
     result: Tensor = _Norm.apply(states, factor, epsilon)
     return result

@@ -40,7 +40,7 @@ class Prepacked:
         with torch.no_grad() if training else torch.inference_mode():
             transposed = {module: _packed(module.weight.t()) for module in back}
             self._forwards = [
-                (module, partial(_linear, module, _packed(module.weight), transposed.get(module))) for module in forth
+                (module, partial(linear, module, _packed(module.weight), transposed.get(module))) for module in forth
             ]
 
     @contextmanager
@@ -117,17 +117,19 @@ def _packed(weight: Tensor) -> Tensor:
     return packed
 
 
-def _linear(module: nn.Linear, packed: Tensor, transposed: Tensor | None, states: Tensor) -> Tensor:
+def linear(module: nn.Linear, packed: Tensor, transposed: Tensor | None, states: Tensor) -> Tensor:
+    """``module(states)``, with its weight packed, and its transpose if that is packed too."""
     if states.dtype != module.weight.dtype or torch.is_autocast_enabled("cpu"):
         return functional.linear(states, module.weight, module.bias)
     if torch.is_grad_enabled() and states.requires_grad:
         flat: Tensor = _PrepackedLinear.apply(states.flatten(0, -2), module, packed, transposed)
         # As PyTorch's own linear map gives it: a tensor that others may overwrite, not a view of one.
         return torch.ops.aten._unsafe_view(flat, [*states.shape[:-1], flat.shape[-1]])
-    return _product(states, packed, module.bias)
+    return product(states, packed, module.bias)
 
 
-def _product(states: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+def product(states: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear`` with a packed weight; not for what gradients are taken of."""
     output: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
     return output
 
@@ -138,10 +140,10 @@ class _PrepackedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, module: nn.Linear, packed: Tensor, transposed: Tensor | None) -> Tensor:
         ctx.weight, ctx.transposed = module.weight, transposed
-        return _product(states, packed, module.bias)
+        return product(states, packed, module.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
-        inner = outer[0] @ ctx.weight if ctx.transposed is None else _product(outer[0], ctx.transposed, None)
+        inner = outer[0] @ ctx.weight if ctx.transposed is None else product(outer[0], ctx.transposed, None)
         return inner, None, None, None

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from llm_adapters.model.frozen_linear import FrozenLinear
+
 
 class Form(nn.Module, ABC):
     """A map from a site's hidden states to an update of the same leading shape.
@@ -23,8 +25,20 @@ class Form(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` (B, T, d_in) → update (B, T, d_out)."""
 
-    def add_to(self, out: Tensor, x: Tensor, *, fresh: bool) -> Tensor:  # noqa: ARG002 (see LowRank)
-        """``out + self(x)``; ``fresh`` says that ``out`` may be overwritten."""
+    def add_to(
+        self,
+        out: Tensor,
+        x: Tensor,
+        *,
+        fresh: bool,  # noqa: ARG002 (see LowRank)
+        frozen: FrozenLinear | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """``out + self(x)``.
+
+        Args:
+            fresh: whether ``out`` may be overwritten.
+            frozen: if known, the map that gave ``out`` of ``x``: nothing else has to be passed back through ``out``.
+        """
         return out + self(x)
 
     def delta_weight(self) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from llm_adapters.adapters.forms.dropout import dropped
 from llm_adapters.adapters.forms.form import Form
+from llm_adapters.model.frozen_linear import FrozenLinear
 
 
 class LowRank(Form):
@@ -36,11 +37,17 @@ class LowRank(Form):
         # The scale is applied to the rank, which is narrower than the output.
         return F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype))
 
-    def add_to(self, out: Tensor, x: Tensor, *, fresh: bool) -> Tensor:
+    def add_to(self, out: Tensor, x: Tensor, *, fresh: bool, frozen: FrozenLinear | None = None) -> Tensor:
+        read = x
         x, scale = self._read(x)
-        if x.dtype != out.dtype or _autocast(x) or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or x.dtype != out.dtype or _autocast(x):
             return out + F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype)).to(out.dtype)
-        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh and out.is_contiguous())
+        fresh = fresh and out.is_contiguous()
+        if frozen is None or not fresh or x is not read:
+            frozen = None
+        else:  # its backward pass is done here
+            out = out.detach()
+        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh, frozen)
         return result
 
     def _read(self, x: Tensor) -> tuple[Tensor, float]:
@@ -57,12 +64,13 @@ class _AddLowRank(torch.autograd.Function):
     """``out + scale · x Aᵀ Bᵀ``, over ``out`` if it is ``fresh``; ``A`` and ``B`` are cast to the dtype of ``x``.
 
     Autograd's own, for a product that is added in place to a view, copies the gradient of ``out`` twice, and writes
-    two dozen small steps where six products do; on a GPU it is their number that costs.
+    two dozen small steps where six products do; on a GPU it is their number that costs. The gradient of ``x`` through
+    the ``frozen`` map that gave ``out`` is computed here too: what is added to it then takes no pass over memory.
     """
 
     @staticmethod
     def forward(  # noqa: PLR0917 – autograd hands on by position
-        ctx: Any, out: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float, fresh: bool
+        ctx: Any, out: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float, fresh: bool, frozen: FrozenLinear | None
     ) -> Tensor:
         rows, cast_A, cast_B = _rows(x), A.to(x.dtype), B.to(x.dtype)
         h = _scaled(rows, cast_A.t(), scale)
@@ -70,7 +78,7 @@ class _AddLowRank(torch.autograd.Function):
         ctx.save_for_backward(
             x if of_A else None, h if of_B else None, cast_A if of_x else None, cast_B if of_x or of_A else None, A, B
         )
-        ctx.shape, ctx.scale, ctx.dtypes = x.shape, scale, (A.dtype, B.dtype)
+        ctx.shape, ctx.scale, ctx.dtypes, ctx.frozen = x.shape, scale, (A.dtype, B.dtype), frozen
         if fresh:
             ctx.mark_dirty(out)
             _rows(out).addmm_(h, cast_B.t())
@@ -92,10 +100,10 @@ class _AddLowRank(torch.autograd.Function):
         g: Any = None if B is None else _scaled(outer, B, ctx.scale)
         return (
             gradients[0] if of_out else None,
-            (g @ A).view(ctx.shape) if of_x else None,
-            # This way round the product is half as fast again.
-            _product(_rows(x).t(), g, ctx.dtypes[0]).t() if of_A else None,
+            _input_gradient(ctx.frozen, outer, g, A).view(ctx.shape) if of_x else None,
+            _factor_gradient(_rows(x), g, ctx.dtypes[0]) if of_A else None,
             _product(outer.t(), h, ctx.dtypes[1]) if of_B else None,
+            None,
             None,
             None,
         )
@@ -122,6 +130,19 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.float32 and a.dtype in _HALF and a.is_cuda and _WIDER and not torch.is_grad_enabled():
         return torch.mm(a, b, out_dtype=dtype)
     return (a @ b).to(dtype)
+
+
+def _input_gradient(frozen: FrozenLinear | None, outer: Tensor, g: Tensor, A: Tensor) -> Tensor:
+    """``g A``, and what comes through the frozen map."""
+    if frozen is None:
+        return g @ A
+    inner = frozen.gradient(outer)
+    return inner + g @ A if torch.is_grad_enabled() else inner.addmm_(g, A)
+
+
+def _factor_gradient(x: Tensor, g: Tensor, dtype: torch.dtype) -> Tensor:
+    """``gᵀ x``: on a CPU the other way round, which is half as fast again; a GPU would have to copy that."""
+    return _product(g.t(), x, dtype) if x.is_cuda else _product(x.t(), g, dtype).t()
 
 
 def _scaled(a: Tensor, b: Tensor, scale: float) -> Tensor:
