@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import llm_adapters as la
-from llm_adapters.model.recomputed import recomputed, recomputing
+from llm_adapters.adapters.forms import LowRank
+from llm_adapters.model.recomputed import recomputed, recomputing, saving
 from llm_adapters.train.batches import Batches
 from llm_adapters.train.counting import Ledger
 from llm_adapters.train.loss import summed_loss
@@ -72,7 +75,7 @@ def test_it_is_computed_once_for_all_who_read_it() -> None:
 
     states = torch.randn(3, 4, requires_grad=True)
     maps = [nn.Linear(4, 4) for _ in range(3)]
-    with recomputing():
+    with recomputing(), saving():
         doubled = recomputed(double, states)
         loss = torch.stack([each(doubled) for each in maps]).sum()
         loss.backward(retain_graph=True)
@@ -85,7 +88,7 @@ def test_it_is_computed_once_for_all_who_read_it() -> None:
 def test_one_that_was_changed_since_is_kept() -> None:
     states = torch.randn(3, 4, requires_grad=True)
     linear = nn.Linear(4, 4)
-    with recomputing():
+    with recomputing(), saving():
         changed = recomputed(torch.sin, states).mul_(3.0)
         linear(changed).sum().backward()
     assert torch.equal(linear.weight.grad, (3 * states.detach().sin()).sum(0).expand(4, 4))  # type: ignore[arg-type]
@@ -94,7 +97,7 @@ def test_one_that_was_changed_since_is_kept() -> None:
 def test_what_it_comes_from_must_not_be_overwritten() -> None:
     given = torch.randn(3, 4, requires_grad=True).sin()
     linear = nn.Linear(4, 4)
-    with recomputing():
+    with recomputing(), saving():
         loss = linear(recomputed(lambda x: x + 1, given)).sum()
         given.add_(1)
         with pytest.raises(RuntimeError, match="overwritten"):
@@ -102,7 +105,7 @@ def test_what_it_comes_from_must_not_be_overwritten() -> None:
 
 
 def test_nor_must_what_is_kept() -> None:
-    with recomputing():
+    with recomputing(), saving():
         kept = torch.randn(3, 4, requires_grad=True).sin().exp()
         kept.add_(1)
         with pytest.raises(RuntimeError, match="overwritten"):
@@ -112,7 +115,7 @@ def test_nor_must_what_is_kept() -> None:
 def test_part_of_it_is_kept_as_ever() -> None:
     states = torch.randn(3, 4, requires_grad=True)
     linear = nn.Linear(2, 2)
-    with recomputing():
+    with recomputing(), saving():
         linear(recomputed(torch.sin, states)[:, 1:3]).sum().backward()
     assert torch.allclose(linear.weight.grad, states.detach().sin()[:, 1:3].sum(0).expand(2, 2))  # type: ignore[arg-type]
 
@@ -120,7 +123,7 @@ def test_part_of_it_is_kept_as_ever() -> None:
 @pytest.mark.parametrize("shape", [(2, 3, 3, 4), (2, 3, 5, 4)])
 def test_one_that_lies_in_another_order_is_kept(shape: tuple[int, ...]) -> None:
     states, outer = torch.randn(shape, requires_grad=True), torch.randn(shape)
-    with recomputing():
+    with recomputing(), saving():
         turned = recomputed(torch.sin, states.transpose(1, 2)).transpose(1, 2)
         assert turned.is_contiguous()
         (turned.square() * outer).sum().backward()
@@ -133,3 +136,24 @@ def test_outside_nothing_is_remembered() -> None:
     assert not hasattr(recomputed(torch.sin, states), "_llm_adapters_recomputed")
     with recomputing(), torch.no_grad():
         assert not hasattr(recomputed(torch.sin, states), "_llm_adapters_recomputed")
+
+
+def test_a_lora_lets_go_of_it_in_its_backward_pass() -> None:
+    form = LowRank(4, 4, 2, scale=1.0)
+    nn.init.normal_(form.B)
+    states = torch.randn(3, 4, requires_grad=True)
+    with recomputing():
+        doubled = recomputed(lambda x: x * 2, states)
+        held = weakref.ref(doubled)
+        loss = form.add_to(torch.zeros(3, 4), doubled, fresh=True).sum()
+        del doubled
+        gc.collect()
+        assert held() is None
+        with pytest.raises(RuntimeError, match="no second derivatives"):
+            torch.autograd.grad(loss, [form.B], create_graph=True)
+        loss.backward(retain_graph=True)
+        expected = torch.autograd.grad(form(states * 2).sum(), [form.A, form.B, states])
+        for found, wanted in zip([form.A.grad, form.B.grad, states.grad], expected, strict=True):
+            torch.testing.assert_close(found, wanted)
+        with pytest.raises(RuntimeError, match="second backward pass"):
+            loss.backward()

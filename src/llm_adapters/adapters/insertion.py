@@ -126,7 +126,7 @@ class SiteHook:
         updates = []
         for (adapter, form, _), inputs in zip(acting, cut(y if x is None else x, spans, batch), strict=True):
             with self.engine.drawing(adapter, form):
-                updates.append(form(inputs))
+                updates.append(form.update(inputs))
         return added(y if owned else y.clone(), batch, spans, updates)
 
     def _add_rows(self, form: Form, y: Tensor, x: Tensor | None, rows: slice | Tensor, *, owned: bool) -> Tensor:
@@ -134,7 +134,7 @@ class SiteHook:
         batch, rows = self.engine.batch, rows if isinstance(rows, slice) else rows.to(y.device)
         inputs = by_row(y if x is None else x, batch)[rows]
         # What the form reads is saved for backward, so it must not be a view of what is overwritten below.
-        update = form(inputs.clone() if x is None and owned else inputs)
+        update = form.update(inputs.clone() if x is None and owned else inputs)
         return added(y if owned else y.clone(), batch, [rows], [update])
 
 

@@ -7,12 +7,14 @@ documents a copy, dropout its random numbers; adapters that read them would keep
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 _NAME = "_llm_adapters_recomputed"
 _on: ContextVar[bool] = ContextVar("_on", default=False)
@@ -70,20 +72,45 @@ def recomputed(function: Callable[..., Tensor], *given: Any) -> Tensor:
 
 @contextmanager
 def recomputing() -> Iterator[None]:
-    """While it lasts, what forward passes save is not kept if it can be computed again."""
+    """While it lasts, what is saved in :func:`saving`, or asked for by :func:`kept`, is computed again if it can be.
+
+    Nothing is said of what others save: to look at every tensor that a pass over a large model saves would take a GPU's
+    host a tenth of its time.
+    """
     token = _on.set(True)
     try:
-        with torch.autograd.graph.saved_tensors_hooks(_pack, _unpack):
-            yield
+        yield
     finally:
         _on.reset(token)
 
 
+def saving() -> AbstractContextManager[Any]:
+    """While it lasts, within :func:`recomputing`, autograd saves how a tensor is computed again instead of it."""
+    if torch.compiler.is_compiling() or not _on.get():
+        return nullcontext()
+    return saved_tensors_hooks(_pack, _unpack)
+
+
+def kept(tensor: Tensor) -> Callable[[], Tensor] | None:
+    """For the context of a function, to be called once: what gives ``tensor``; None if it has to be saved."""
+    found = _found(tensor) if _on.get() else None
+    if found is None:
+        return None
+    found.saved()
+    return partial(_unpack, (found, tensor.shape))
+
+
+def _found(tensor: Tensor) -> Recomputed | None:
+    """How ``tensor`` is computed again, if it can be."""
+    whole = tensor._base if tensor._base is not None else tensor
+    found: Recomputed | None = getattr(whole, _NAME, None)
+    return found if found is not None and found.stands_for(whole) and _as_stored(tensor, whole) else None
+
+
 def _pack(tensor: Tensor) -> tuple[Any, Any]:
     """The tensor and its version, or how it is computed again and its shape."""
-    whole = tensor._base if tensor._base is not None else tensor
-    found = getattr(whole, _NAME, None)
-    if found is None or not found.stands_for(whole) or not _as_stored(tensor, whole):
+    found = _found(tensor)
+    if found is None:
         # Detached, or what a node saves of its own output would hold the node for ever.
         return tensor.detach(), tensor._version
     found.saved()

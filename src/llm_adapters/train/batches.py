@@ -59,6 +59,7 @@ class Batches:
     ) -> None:
         sites = find_sites(model)
         self.decoder: Any = sites.decoder
+        self._layers = (sites.decoder, *sites.blocks)
         self.pad_id, self.device = pad_id, device
         # By every process, though one alone tries packing: what it finds out holds where the model will be.
         packed_flash.try_for(model, {(device, weight.dtype) for weight in model.parameters()})
@@ -76,7 +77,10 @@ class Batches:
     def in_force(self) -> Iterator[None]:
         """What forward and backward passes over :meth:`tensors` stand in."""
         packed = packing(self.decoder, widened=self._widened) if self.packed else nullcontext()
-        with packed, self._prepacked(), self._fused(), self._recomputing():
+        # Checkpointing, which computes whole layers again, could not let go of what is held beside it.
+        checkpointing = any(getattr(layer, "gradient_checkpointing", False) for layer in self._layers)
+        recomputed = nullcontext() if checkpointing else self._recomputing()
+        with packed, self._prepacked(), self._fused(), recomputed:
             yield
 
     @contextmanager

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from llm_adapters.model.frozen_linear import FrozenLinear
+from llm_adapters.model.recomputed import saving
 
 
 class Form(nn.Module, ABC):
@@ -39,7 +40,13 @@ class Form(nn.Module, ABC):
             fresh: whether ``out`` may be overwritten.
             frozen: if known, the map that gave ``out`` of ``x``: nothing else has to be passed back through ``out``.
         """
-        return out + self(x)
+        return out + self.update(x)
+
+    def update(self, x: Tensor) -> Tensor:
+        """``self(x)``, of which nothing is held for the backward pass that can be computed again there."""
+        with saving():
+            result: Tensor = self(x)
+        return result
 
     def delta_weight(self) -> Tensor | None:
         """The (d_out, d_in) matrix that this form adds to a linear map, or None if it is not linear."""

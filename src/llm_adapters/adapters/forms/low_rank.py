@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from llm_adapters.adapters.forms.dropout import dropped
 from llm_adapters.adapters.forms.form import Form
 from llm_adapters.model.frozen_linear import FrozenLinear
+from llm_adapters.model.recomputed import kept, saving
 
 
 class LowRank(Form):
@@ -41,7 +42,9 @@ class LowRank(Form):
         read = x
         x, scale = self._read(x)
         if torch.compiler.is_compiling() or x.dtype != out.dtype or _autocast(x):
-            return out + F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype)).to(out.dtype)
+            with saving():
+                update = F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype))
+            return out + update.to(out.dtype)
         fresh = fresh and out.is_contiguous()
         if frozen is None or not fresh or x is not read:
             frozen = None
@@ -75,8 +78,14 @@ class _AddLowRank(torch.autograd.Function):
         rows, cast_A, cast_B = _rows(x), A.to(x.dtype), B.to(x.dtype)
         h = _scaled(rows, cast_A.t(), scale)
         _, of_x, of_A, of_B, *_ = ctx.needs_input_grad
+        ctx.x = kept(x) if of_A else None
         ctx.save_for_backward(
-            x if of_A else None, h if of_B else None, cast_A if of_x else None, cast_B if of_x or of_A else None, A, B
+            x if of_A and ctx.x is None else None,
+            h if of_B else None,
+            cast_A if of_x else None,
+            cast_B if of_x or of_A else None,
+            A,
+            B,
         )
         ctx.shape, ctx.scale, ctx.dtypes, ctx.frozen = x.shape, scale, (A.dtype, B.dtype), frozen
         if fresh:
@@ -89,6 +98,10 @@ class _AddLowRank(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, h, A, B, *parameters = ctx.saved_tensors
+        if ctx.x is not None:
+            if torch.is_grad_enabled():
+                raise RuntimeError("no second derivatives are taken of states that are computed again instead of held")
+            x, ctx.x = ctx.x(), _let_go
         of_out, of_x, of_A, of_B, *_ = ctx.needs_input_grad
         outer = _rows(gradients[0])
         if torch.is_grad_enabled():  # these gradients will be derived too: from what has a history, which h has not
@@ -107,6 +120,10 @@ class _AddLowRank(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _let_go() -> Tensor:
+    raise RuntimeError("a second backward pass through states that were computed again in the first, and not held")
 
 
 class _NoHistory(torch.autograd.Function):

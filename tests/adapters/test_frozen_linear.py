@@ -1,0 +1,123 @@
+"""A LoRA passes back what goes through its frozen linear map: the gradients are those of the map and the LoRA apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import llm_adapters as la
+from llm_adapters.adapters.insertion import SiteHook
+from llm_adapters.model import prepacked
+from llm_adapters.model.frozen_linear import FrozenLinear
+from llm_adapters.model.prepacked import Prepacked
+from tiny import put_on, small, tiny_model
+
+IDS = torch.arange(3, 15).view(2, 6)
+
+
+def _model(family: str = "llama", recipe: Any = None) -> Any:
+    """With a bias where the family has one, and a LoRA on every linear."""
+    model: Any = tiny_model(family).train()
+    put_on(model, recipe or small("lora"), "a")
+    return model
+
+
+def _taken(monkeypatch: pytest.MonkeyPatch) -> list[FrozenLinear | None]:
+    """What is known of the map at every site that is called from now on."""
+    found: list[FrozenLinear | None] = []
+    frozen = SiteHook._frozen
+
+    def watched(hook: SiteHook, module: nn.Module) -> FrozenLinear | None:
+        found.append(frozen(hook, module))
+        return found[-1]
+
+    monkeypatch.setattr(SiteHook, "_frozen", watched)
+    return found
+
+
+def _gradients(model: Any, *, known: bool) -> list[Tensor]:
+    with pytest.MonkeyPatch.context() as patch:
+        if not known:
+            patch.setattr(SiteHook, "_frozen", lambda *_: None)
+        torch.manual_seed(1)  # GPT-2 has dropout of its own
+        embeddings = model.get_input_embeddings()(IDS).detach().requires_grad_()
+        loss = model(inputs_embeds=embeddings).logits.square().mean()
+        wanted = [embeddings, *(p for p in model.parameters() if p.requires_grad)]
+        return list(torch.autograd.grad(loss, wanted))
+
+
+def _assert_same(model: Any) -> None:
+    for here, there in zip(_gradients(model, known=True), _gradients(model, known=False), strict=True):
+        torch.testing.assert_close(here, there)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gptj", "bloom", "gpt2", "mixtral"])
+def test_gradients(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(family)
+    taken = _taken(monkeypatch)
+    _assert_same(model)
+    assert any(taken) == (family != "gpt2")  # whose maps are of another kind
+
+
+def test_gradients_through_packed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepacked, "_pays", lambda *_, **__: True)
+    model = _model()
+    packed, taken = Prepacked(model, training=True), _taken(monkeypatch)
+    with packed():
+        _assert_same(model)
+    assert any(each is not None and each.transposed is not None for each in taken)
+
+
+def test_two_adapters_and_one_that_trains_with_dropout() -> None:
+    model = _model()
+    put_on(model, small("lora"), "b")
+    _assert_same(model)
+    torch.manual_seed(0)
+    model = _model(recipe=small("lora", dropout=0.5))
+    found = [_gradients(model, known=known) for known in (True, False)]
+    assert all(torch.equal(here, there) for here, there in zip(*found, strict=True))
+
+
+def _twice(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+    return output * 2
+
+
+def _seen_first(linear: Any) -> None:
+    linear.register_forward_hook(_twice, prepend=True)
+
+
+def _trained(linear: Any) -> None:
+    linear.weight.requires_grad_()
+
+
+def _wrapped(linear: Any) -> None:
+    before = linear.forward
+    linear.forward = lambda states: before(states) * 2
+
+
+@pytest.mark.parametrize("change", [_seen_first, _trained, _wrapped])
+def test_a_map_that_somebody_else_had_a_hand_in_keeps_its_own_backward_pass(change: Callable[[Any], None]) -> None:
+    model = _model()
+    change(model.model.layers[1].mlp.up_proj)
+    _assert_same(model)
+
+
+def test_second_derivatives() -> None:
+    model = _model()
+    parameters = [p for adapter in la.attached(model).values() for p in adapter.parameters()]
+    found = []
+    for known in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not known:
+                patch.setattr(SiteHook, "_frozen", lambda *_: None)
+            patch.setattr(model.config, "_attn_implementation", "eager")
+            loss = model(IDS).logits.square().mean()
+            first = torch.autograd.grad(loss, parameters, create_graph=True)
+            length = sum((each.square().sum() for each in first), torch.zeros(()))
+            found.append(torch.autograd.grad(length, parameters))
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(here, there)
