@@ -10,13 +10,17 @@ Prints the largest relative difference of a step's loss, peak memory of the coho
 largest and the median), and its time over the sum of theirs: of training alone, and of whole processes, which import
 and load; wall time and processor time, of which the second hardly minds what else runs on the machine.
 
+With --here all of them run in this process, one after the other, and only training can be compared: for a machine with
+a GPU, where memory is what torch allocated, whose time is short.
+
     python benchmarks/cohort.py [--steps 4] [--batch-size 8] [--micro-batch 8] [--rows 8 [64 …]] [--model FOLDER]
-        [--threads 2]
+        [--threads 2] [--here]
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import resource
 import statistics
@@ -48,14 +52,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[8])
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--here", action="store_true")
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(options.worker, options)
+        work(options.worker, options.folder, options, options.rows[0])
         return
     names = list(MEMBERS)
     with tempfile.TemporaryDirectory() as folder:
+        if options.here:  # kernels are compiled and chosen in the first
+            measured(names[:1], Path(folder) / "first", options)
         alone = [measured([name], Path(folder) / "alone", options) for name in names[:4]]
         cohorts = {rows: measured(names, Path(folder) / f"{rows}", options, rows) for rows in options.rows}
         alone += [measured([name], Path(folder) / "alone", options) for name in names[4:]]
@@ -63,7 +70,7 @@ def main() -> None:
             report(Path(folder), alone, rows, cohort, options)
 
 
-def work(names: Sequence[str], options: argparse.Namespace) -> None:
+def work(names: Sequence[str], folder: Path, options: argparse.Namespace, rows: int) -> None:
     """Train one run by itself, or several as a cohort, in this process."""
     import torch
 
@@ -82,22 +89,29 @@ def work(names: Sequence[str], options: argparse.Namespace) -> None:
     ]  # fmt: skip
     with Progress() as progress:
         if len(configs) == 1:
-            execute(configs[0], options.folder / names[0], progress, score=False)
+            execute(configs[0], folder / names[0], progress, score=False)
         else:
-            folders = [options.folder / name for name in names]
-            failed = execute_cohort(configs, folders, progress, score=False, rows=options.rows[0])
+            folders = [folder / name for name in names]
+            failed = execute_cohort(configs, folders, progress, score=False, rows=rows)
             assert failed == [None] * len(configs)
 
 
 def measured(names: Sequence[str], folder: Path, options: argparse.Namespace, rows: int = 0) -> dict[str, Any]:
     """Seconds of a process that trains ``names``, those of its training, and its peak memory in bytes."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(
-        [sys.executable, __file__, "--worker", *names, "--folder", str(folder), "--steps", str(options.steps),
-         "--batch-size", str(options.batch_size), "--micro-batch", str(options.micro_batch),
-         "--rows", str(rows), "--model", options.model, "--threads", str(options.threads)],
-        check=True,
-    )  # fmt: skip
+    if options.here:
+        from llm_adapters.runs.manifest import forget_peak_memory
+
+        gc.collect()
+        forget_peak_memory()
+        work(names, folder, options, rows)
+    else:
+        subprocess.run(
+            [sys.executable, __file__, "--worker", *names, "--folder", str(folder), "--steps", str(options.steps),
+             "--batch-size", str(options.batch_size), "--micro-batch", str(options.micro_batch),
+             "--rows", str(rows), "--model", options.model, "--threads", str(options.threads)],
+            check=True,
+        )  # fmt: skip
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     manifests = [json.loads((folder / name / "manifest.json").read_text()) for name in names]
     return {
@@ -135,7 +149,8 @@ def report(
         f"peak memory, cohort / alone: {cohort['peak'] / max(peaks):.2f} × the largest, "
         f"{cohort['peak'] / statistics.median(peaks):.2f} × the median (wanted: at most 1.3)"
     )
-    for key, what in (("training", "training"), ("wall", "whole processes"), ("processor", "processor time of these")):
+    compared = {"training": "training", "wall": "whole processes", "processor": "processor time of these"}
+    for key, what in list(compared.items())[: 1 if options.here else None]:
         total = sum(own[key] for own in alone)
         print(f"{what}, cohort / sum of the eight: {cohort[key]:.1f} s / {total:.1f} s = {cohort[key] / total:.2f}")
 

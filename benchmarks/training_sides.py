@@ -79,14 +79,15 @@ class Watch:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def measured(self) -> dict[str, float]:
-        """The seconds of all timed steps, and the operations that products would have done in them."""
+    def measured(self) -> dict[str, Any]:
+        """The seconds of each timed step and of all, and the operations that products would have done in them."""
         self._rates.append(self._rate())
         if torch.cuda.is_available():
             mean = statistics.mean(self._rates)
-            return {"seconds": sum(self._seconds), "possible": sum(self._seconds) * mean}
+            return {"steps": self._seconds, "seconds": sum(self._seconds), "possible": sum(self._seconds) * mean}
         pairs = zip(self._seconds, pairwise(self._rates), strict=True)
-        return {"seconds": sum(self._seconds), "possible": sum(s * (a + b) / 2 for s, (a, b) in pairs)}
+        possible = sum(s * (a + b) / 2 for s, (a, b) in pairs)
+        return {"steps": self._seconds, "seconds": sum(self._seconds), "possible": possible}
 
 
 def loaded(plan: dict[str, Any], quantization: str | None) -> Any:

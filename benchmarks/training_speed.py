@@ -65,8 +65,9 @@ def main() -> None:
         for _ in range(options.rounds):
             for side, python in sides(options).items():
                 runs[side].append(started(python, side, plan))
-                seconds, peak = runs[side][-1]["seconds"], runs[side][-1]["peak"] / 2**30
-                print(f"{side}: {seconds:.2f} s, {peak:.2f} GiB", file=sys.stderr, flush=True)
+                steps, peak = runs[side][-1]["steps"], runs[side][-1]["peak"] / 2**30
+                told = " ".join(f"{seconds:.3f}" for seconds in steps)
+                print(f"{side}: steps of {told} s, {peak:.2f} GiB", file=sys.stderr, flush=True)
         report(options, runs, json.loads(plan.read_text()))
 
 
