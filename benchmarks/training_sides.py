@@ -28,6 +28,8 @@ def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
     """One side. The first step is not timed, nor on a GPU the first few."""
     torch.manual_seed(0)
     gc.collect()  # what the side before has left
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # or this base would lie in the holes that it leaves
     quantised = plan["quantization"] if side in ("quantised", "qlora") else None
     model = loaded(plan, quantised)
     with torch.device("meta"):  # quantised weights are packed

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from llm_adapters.model import flash_kernel, packed_flash
 from llm_adapters.model.packing import Documents, packing
-from llm_adapters.model.quantised_linears import quantised_linears
+from llm_adapters.model.quantised_linears import dequantised, quantised_linears, says_its_weight
 from llm_adapters.model.sites import SiteMap
 
 PROBE = ((5, 3, 4), (6, 6))
@@ -61,35 +65,61 @@ def _agrees(model: Any, decoder: Any, documents: Documents, beginnings: Document
         for pair in zip(begins, documents, strict=True)
     ]
     was_training, quantised = model.training, quantised_linears(decoder)
+    silent = [module for module in quantised if not says_its_weight(module)]
     shared = {} if beginnings is None else {"beginnings": beginnings}
 
     def states(ids: Tensor, **options: Any) -> Tensor:
-        """Hidden states, as in training: bitsandbytes has other kernels where no gradient is wanted."""
+        """Hidden states; through maps that do not say their weights as in training, where other kernels may serve."""
         given = {"input_ids": ids}
-        if quantised:
+        if silent:
             given = {"inputs_embeds": model.get_input_embeddings()(ids).detach().requires_grad_()}
-        with torch.set_grad_enabled(bool(quantised)):
+        with torch.set_grad_enabled(bool(silent)):
             found: Tensor = decoder(**given, use_cache=False, **options).last_hidden_state
         return found.detach()
 
     model.eval()
-    for module in quantised:  # nor does it quantise states by the rows of a batch then
+    for module in silent:
         module.train()
     try:
-        with packing(decoder):
-            places = torch.tensor(positions, device=device)
-            packed = states(ids, position_ids=places, documents=documents, **shared)
-        alone = [
-            states(torch.cat([row[:begin], part])[None])[0, begin:]
-            for row, own, lengths in zip(ids, begins, documents, strict=True)
-            for begin, part in zip(own, row.split(list(lengths)), strict=True)
-        ]
+        with _plain(module for module in quantised if says_its_weight(module)):
+            with packing(decoder):
+                places = torch.tensor(positions, device=device)
+                packed = states(ids, position_ids=places, documents=documents, **shared)
+            alone = [
+                states(torch.cat([row[:begin], part])[None])[0, begin:]
+                for row, own, lengths in zip(ids, begins, documents, strict=True)
+                for begin, part in zip(own, row.split(list(lengths)), strict=True)
+            ]
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
         return False
     finally:
         model.train(was_training)
     expected = torch.cat(alone).view_as(packed).float()
-    # Half precision rounds otherwise in other shapes; so do 8-bit maps that quantise what they are given.
-    exact = packed.dtype == torch.float32 and not quantised
+    # Half precision rounds otherwise in other shapes; so may quantised maps.
+    exact = packed.dtype == torch.float32 and not silent
     tolerance = 1e-4 if exact else 0.05
     return bool((packed.float() - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+@contextmanager
+def _plain(quantised: Iterable[nn.Module]) -> Iterator[None]:
+    """While it lasts, these linear maps are products with their weights dequantised.
+
+    For few rows, or without a gradient, bitsandbytes has kernels that round otherwise, and LLM.int8() quantises states
+    by what else is in a batch: in a deep model that is more than the trial allows, and says nothing of packing.
+    """
+    before = {module: vars(module).get("forward") for module in quantised}
+    for module in before:
+        vars(module)["forward"] = partial(_product, module)
+    try:
+        yield
+    finally:
+        for module, forward in before.items():
+            del vars(module)["forward"]
+            if forward is not None:
+                vars(module)["forward"] = forward
+
+
+def _product(module: Any, states: Tensor) -> Tensor:
+    bias = None if module.bias is None else module.bias.to(states.dtype)
+    return functional.linear(states, dequantised(module, states.dtype), bias)

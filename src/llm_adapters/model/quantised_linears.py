@@ -41,6 +41,17 @@ def quantization_of(model: Any) -> str | None:
     return type(getattr(found[0], "weight", found[0])).__name__ if found else None
 
 
+_BITSANDBYTES = ("Params4bit", "Int8Params")
+
+
+def says_its_weight(module: Any) -> bool:
+    """Whether :func:`dequantised` is no more than reading the weight."""
+    weight = getattr(module, "weight", None)
+    if type(weight).__name__ in _BITSANDBYTES:
+        return True
+    return isinstance(weight, Tensor) and type(weight).dequantize is not Tensor.dequantize
+
+
 @torch.no_grad()
 def dequantised(module: Any, dtype: torch.dtype) -> Tensor:
     """The weight (out, in) that a quantised linear map computes with, as a new tensor.
@@ -48,12 +59,12 @@ def dequantised(module: Any, dtype: torch.dtype) -> Tensor:
     A kind that cannot say it is asked for the images of the unit vectors.
     """
     weight = getattr(module, "weight", None)
-    if type(weight).__name__ in ("Params4bit", "Int8Params"):
+    if type(weight).__name__ in _BITSANDBYTES:
         from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
         state = getattr(module, "state", None)
         return dequantize_bnb_weight(weight, state).to(dtype)
-    if isinstance(weight, Tensor) and type(weight).dequantize is not Tensor.dequantize:
+    if weight is not None and says_its_weight(module):
         return weight.dequantize().to(dtype)
     device = next(tensor.device for tensor in [*module.parameters(), *module.buffers()])
     unit = torch.eye(linear_features(module)[0], dtype=dtype, device=device)
