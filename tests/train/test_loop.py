@@ -85,6 +85,19 @@ def test_what_is_left_out_and_a_warm_up_that_does_not_end_are_said(tmp_path: Pat
     ]
 
 
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+@pytest.mark.parametrize("packing", [True, False])
+def test_batches_that_are_padded_for_want_of_a_way_to_pack_are_said(family: str, packing: bool, tmp_path: Path) -> None:
+    model, notes = tiny_model(family), list[str]()
+    adapter = la.attach(model, la.method("lora", rank=2), "a")
+    settings = TrainSection.parse({"epochs": 1, "batch_size": 4, "warmup": 1, "packing": packing}, where="test")
+    train(
+        model, adapter, examples(8), settings, learning_rate=1e-3, pad_id=0, seed=0, folder=tmp_path,
+        on_note=notes.append,
+    )  # fmt: skip
+    assert any("batches are padded" in note for note in notes) == (family == "bloom" and packing)
+
+
 def test_a_loss_that_is_no_number_stops_before_the_step_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = tiny_model("llama")
     adapter = la.attach(model, la.method("lora"), "a")
