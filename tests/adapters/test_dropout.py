@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_adapters.adapters.forms import LowRank
+from llm_adapters.adapters.forms import LowRank, dropout
 from llm_adapters.adapters.forms.dropout import dropped
 from llm_adapters.model.memory import is_out_of_memory
 from llm_adapters.model.recomputed import recomputing
@@ -28,12 +28,15 @@ def _gradients(loss: Tensor, *of: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("again", [True, False])
-@pytest.mark.parametrize("way", ["forward", "add_to", "fresh"])
-def test_it_is_the_formula_with_the_mask_written_out(way: str, again: bool) -> None:
-    form, x, out = _lora(0.3), torch.randn(2, 5, 12, requires_grad=True), torch.randn(2, 5, 10)
-    outer = torch.randn(2, 5, 10)
+@pytest.mark.parametrize("way", ["forward", "add_to", "fresh", "strided"])
+@pytest.mark.parametrize("rate", [0.1, 0.3])
+def test_it_is_the_formula_with_the_mask_written_out(rate: float, way: str, again: bool) -> None:
+    form, x, out = _lora(rate), torch.randn(2, 5, 12, requires_grad=True), torch.randn(2, 5, 10)
+    if way == "strided":
+        x = torch.randn(2, 5, 24)[..., ::2].requires_grad_()
+    outer, before = torch.randn(2, 5, 10), x.detach().clone()
     torch.manual_seed(7)
-    mask = dropped(torch.ones(2, 5, 12), 0.3) / 0.7
+    mask = dropped(torch.ones(2, 5, 12), rate) / (1 - rate)
     expected = out + 2.0 * (x * mask) @ form.A.t() @ form.B.t()
     torch.manual_seed(7)
     with recomputing() if again else nullcontext():
@@ -44,6 +47,8 @@ def test_it_is_the_formula_with_the_mask_written_out(way: str, again: bool) -> N
     for one, other in zip(here, there, strict=True):
         torch.testing.assert_close(one, other)
     assert (here[0] == 0).sum() == (mask == 0).sum() > 0
+    assert torch.equal(x, before)
+    assert x._version == 0
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
@@ -56,9 +61,12 @@ def test_the_share_of_zeros_is_the_rate(rate: float, dtype: torch.dtype) -> None
         assert float((mask == 0).float().mean()) == pytest.approx(rate, abs=4 * (rate * (1 - rate) / 60_000) ** 0.5)
     both = float(((masks[0] == 0) & (masks[1] == 0)).float().mean())  # each call draws its own
     assert both == pytest.approx(rate**2, abs=0.01)
+    beside = float(((masks[0][:, 1:] == 0) & (masks[0][:, :-1] == 0)).float().mean())
+    assert beside == pytest.approx(rate**2, abs=0.01)
 
 
-def test_no_memory_for_a_mask_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+def test_no_memory_for_a_mask_is_no_memory(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training with too large a micro-batch then goes on with a smaller one."""
 
     class Full:
@@ -68,17 +76,18 @@ def test_no_memory_for_a_mask_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(np.random, "SFC64", Full)
     with pytest.raises(torch.OutOfMemoryError) as failure:
-        dropped(torch.ones(3, 4), 0.5)
+        dropped(torch.ones(3, 4), rate)
     assert is_out_of_memory(failure.value)
 
 
 def test_the_seed_is_drawn_on_the_cpu_whatever_the_default_device() -> None:
-    torch.manual_seed(3)
-    expected = dropped(torch.ones(50, 20), 0.5)
-    torch.manual_seed(3)
-    ones = torch.ones(50, 20)
-    with torch.device("meta"):
-        assert torch.equal(dropped(ones, 0.5), expected)
+    for rate in (0.1, 0.5):
+        torch.manual_seed(3)
+        expected = dropped(torch.ones(50, 20), rate)
+        torch.manual_seed(3)
+        ones = torch.ones(50, 20)
+        with torch.device("meta"):
+            assert torch.equal(dropped(ones, rate), expected)
 
 
 def test_the_same_seed_drops_the_same() -> None:
@@ -99,6 +108,22 @@ def test_neither_a_mask_nor_what_it_leaves_is_held() -> None:
         return saved
 
     assert held(0.5) <= held(0.0) + 64
+    assert held(0.05) <= held(0.0) + 64
+
+
+def test_few_places_are_drawn_until_all_are_passed() -> None:
+    """The first draw of places may end before the last place does."""
+    draw = dropout.Draw(1, 0.05)
+    expected = draw.places(torch.ones(10_000))
+    once = dropout.Draw._next
+    with pytest.MonkeyPatch.context() as patch:  # a word at a time: other draws, all the way too
+        patch.setattr(dropout.Draw, "_next", lambda self, source, last, _: once(self, source, last, last + 1)[:3])
+        found = draw.places(torch.ones(10_000))
+    for places in (expected, found):
+        assert bool((places.diff() > 0).all())
+        assert 400 < len(places) < 600
+        assert 9_800 < int(places[-1]) < 10_000
+    assert len(draw.places(torch.ones(0))) == 0
 
 
 def test_not_in_evaluation() -> None:

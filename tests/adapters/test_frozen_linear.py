@@ -72,14 +72,15 @@ def test_gradients_through_packed_weights(monkeypatch: pytest.MonkeyPatch) -> No
     assert any(each is not None and each.transposed is not None for each in taken)
 
 
-def test_two_adapters_and_one_that_trains_with_dropout() -> None:
+def test_two_adapters() -> None:
     model = _model()
     put_on(model, small("lora"), "b")
     _assert_same(model)
-    torch.manual_seed(0)
-    model = _model(recipe=small("lora", dropout=0.5))
-    found = [_gradients(model, known=known) for known in (True, False)]
-    assert all(torch.equal(here, there) for here, there in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_with_dropout(rate: float) -> None:
+    _assert_same(_model(recipe=small("lora", dropout=rate)))
 
 
 def _twice(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:

@@ -86,17 +86,19 @@ def test_second_derivatives_are_those_of_the_formula(kind: str, frozen: str, out
         torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
 
 
-def test_second_derivatives_under_dropout_are_those_with_the_mask_written_out() -> None:
+@pytest.mark.parametrize("rate", [0.15, 0.5])
+def test_second_derivatives_under_dropout_are_those_with_the_mask_written_out(rate: float) -> None:
     _, x, form = _given("whole", "nothing")
-    form.dropout = 0.5
+    form.dropout = rate
     torch.manual_seed(1)
-    mask = dropped(torch.ones(x.shape), 0.5)
+    mask = dropped(torch.ones(x.shape), rate)
+    assert not mask.all()
     wanted = [x, form.A, form.B]
     found = []
     for own in (True, False):
         torch.manual_seed(1)
         out = torch.zeros(*x.shape[:-1], 10)
-        plain = 2 * form.scale * (x * mask @ form.A.t()) @ form.B.t()
+        plain = form.scale / (1 - rate) * (x * mask @ form.A.t()) @ form.B.t()
         result = form.add_to(out, x, fresh=False) if own else plain
         first = torch.autograd.grad(result.sum(), wanted, create_graph=True)
         length = sum((each.square().sum() for each in first), torch.zeros(()))

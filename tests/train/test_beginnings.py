@@ -265,7 +265,7 @@ def test_with_dropout_it_is_drawn_once_and_all_else_is_as_alone(monkeypatch: pyt
     def stays(_draw: Any, like: torch.Tensor) -> torch.Tensor:  # by the position of a token and nothing else
         return masks[places, : like.shape[-1]].view(like.shape).to(torch.uint8)
 
-    monkeypatch.setattr(dropout._Draw, "_stays", stays)
+    monkeypatch.setattr(dropout.Draw, "_stays", stays)
 
     def positions(_module: Any, _given: Any, options: dict[str, Any]) -> None:
         places[:] = options["position_ids"][0].tolist()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_adapters.adapters.forms.dropout import dropped
+from llm_adapters.adapters.forms.dropout import Draw, dropped, set_aside
 from llm_adapters.adapters.forms.form import Form
 from llm_adapters.model.frozen_linear import FrozenLinear
-from llm_adapters.model.recomputed import kept, saving
+from llm_adapters.model.recomputed import kept
 
 
 class LowRank(Form):
@@ -34,30 +36,29 @@ class LowRank(Form):
         return self.dropout > 0
 
     def forward(self, x: Tensor) -> Tensor:
-        x, scale = self._read(x)
+        scale = self.scale
+        if self._drops():
+            x, scale = dropped(x, self.dropout), scale / (1 - self.dropout)
         # The scale is applied to the rank, which is narrower than the output.
         return F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype))
 
     def add_to(self, out: Tensor, x: Tensor, *, fresh: bool, frozen: FrozenLinear | None = None) -> Tensor:
-        read = x
-        x, scale = self._read(x)
         if torch.compiler.is_compiling() or x.dtype != out.dtype or _autocast(x):
-            with saving():
-                update = F.linear(F.linear(x, self.A.to(x.dtype)) * scale, self.B.to(x.dtype))
-            return out + update.to(out.dtype)
-        fresh = fresh and out.is_contiguous()
-        if frozen is None or not fresh or x is not read:
+            return out + self.update(x).to(out.dtype)
+        scale, draw, fresh = self.scale, None, fresh and out.is_contiguous()
+        if self._drops():
+            scale, draw = scale / (1 - self.dropout), Draw.of(self.dropout)
+            if not draw.lists(x):
+                x, draw, frozen = dropped(x, self.dropout, draw), None, None
+        if frozen is not None and fresh:
+            out = out.detach()  # its backward pass is done here
+        else:
             frozen = None
-        else:  # its backward pass is done here
-            out = out.detach()
-        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh, frozen)
+        result: Tensor = _AddLowRank.apply(out, x, self.A, self.B, scale, fresh, frozen, draw)
         return result
 
-    def _read(self, x: Tensor) -> tuple[Tensor, float]:
-        """What the map takes, and its scale: with dropout some of ``x``, and more of that."""
-        if not (self.training and self.dropout):
-            return x, self.scale
-        return dropped(x, self.dropout), self.scale / (1 - self.dropout)
+    def _drops(self) -> bool:
+        return self.training and self.dropout > 0
 
     def delta_weight(self) -> Tensor:
         return self.scale * (self.B @ self.A)
@@ -66,6 +67,8 @@ class LowRank(Form):
 class _AddLowRank(torch.autograd.Function):
     """``out + scale · x Aᵀ Bᵀ``, over ``out`` if it is ``fresh``; ``A`` and ``B`` are cast to the dtype of ``x``.
 
+    Of ``x`` a ``draw`` may drop some.
+
     Autograd's own, for a product that is added in place to a view, copies the gradient of ``out`` twice, and writes
     two dozen small steps where six products do; on a GPU it is their number that costs. The gradient of ``x`` through
     the ``frozen`` map that gave ``out`` is computed here too: what is added to it then takes no pass over memory.
@@ -73,10 +76,19 @@ class _AddLowRank(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: PLR0917 – autograd hands on by position
-        ctx: Any, out: Tensor, x: Tensor, A: Tensor, B: Tensor, scale: float, fresh: bool, frozen: FrozenLinear | None
+        ctx: Any,
+        out: Tensor,
+        x: Tensor,
+        A: Tensor,
+        B: Tensor,
+        scale: float,
+        fresh: bool,
+        frozen: FrozenLinear | None,
+        draw: Draw | None,
     ) -> Tensor:
         rows, cast_A, cast_B = _rows(x), A.to(x.dtype), B.to(x.dtype)
-        h = _scaled(rows, cast_A.t(), scale)
+        with _some_of(rows, draw) as read:
+            h = _scaled(read, cast_A.t(), scale)
         _, of_x, of_A, of_B, *_ = ctx.needs_input_grad
         ctx.x = kept(x) if of_A else None
         ctx.save_for_backward(
@@ -87,7 +99,7 @@ class _AddLowRank(torch.autograd.Function):
             A,
             B,
         )
-        ctx.shape, ctx.scale, ctx.dtypes, ctx.frozen = x.shape, scale, (A.dtype, B.dtype), frozen
+        ctx.shape, ctx.scale, ctx.dtypes, ctx.frozen, ctx.draw = x.shape, scale, (A.dtype, B.dtype), frozen, draw
         if fresh:
             ctx.mark_dirty(out)
             _rows(out).addmm_(h, cast_B.t())
@@ -107,19 +119,19 @@ class _AddLowRank(torch.autograd.Function):
         if torch.is_grad_enabled():  # these gradients will be derived too: from what has a history, which h has not
             A, B = (each.to(outer.dtype) for each in parameters)
             if of_B and of_A:
-                h = _scaled(_rows(x), A.t(), ctx.scale)
+                with _some_of(_rows(x), ctx.draw) as read:
+                    h = _scaled(read, A.t(), ctx.scale)
             elif of_B and of_x:
                 h = _NoHistory.apply(h, B)
         g: Any = None if B is None else _scaled(outer, B, ctx.scale)
-        return (
-            gradients[0] if of_out else None,
-            _input_gradient(ctx.frozen, outer, g, A).view(ctx.shape) if of_x else None,
-            _factor_gradient(_rows(x), g, ctx.dtypes[0]) if of_A else None,
-            _product(outer.t(), h, ctx.dtypes[1]) if of_B else None,
-            None,
-            None,
-            None,
-        )
+        of_factor = of_input = None
+        if of_A:
+            with _some_of(_rows(x), ctx.draw) as read:
+                of_factor = _factor_gradient(read, g, ctx.dtypes[0])
+        if of_x:
+            of_input = _input_gradient(ctx.frozen, outer, g, A, ctx.draw).view(ctx.shape)
+        of_other = _product(outer.t(), h, ctx.dtypes[1]) if of_B else None
+        return gradients[0] if of_out else None, of_input, of_factor, of_other, None, None, None, None
 
 
 def _let_go() -> Tensor:
@@ -149,12 +161,31 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return (a @ b).to(dtype)
 
 
-def _input_gradient(frozen: FrozenLinear | None, outer: Tensor, g: Tensor, A: Tensor) -> Tensor:
-    """``g A``, and what comes through the frozen map."""
+@contextmanager
+def _some_of(rows: Tensor, draw: Draw | None) -> Iterator[Tensor]:
+    """``rows`` without what ``draw`` drops of them, for as long as it is read."""
+    if draw is None:
+        yield rows
+    elif torch.is_grad_enabled():
+        yield draw.mask(rows) * rows
+    else:
+        rows = rows.contiguous()
+        with set_aside(rows, draw.places(rows), zero=True):
+            yield rows
+
+
+def _input_gradient(frozen: FrozenLinear | None, outer: Tensor, g: Tensor, A: Tensor, draw: Draw | None) -> Tensor:
+    """``g A``, but for what was dropped, and what comes through the frozen map."""
+    if torch.is_grad_enabled():
+        own = g @ A
+        own = own if draw is None else draw.mask(own) * own
+        return own if frozen is None else frozen.gradient(outer) + own
     if frozen is None:
-        return g @ A
+        own = g @ A
+        return own if draw is None else own.view(-1).index_fill_(0, draw.places(own), 0.0)
     inner = frozen.gradient(outer)
-    return inner + g @ A if torch.is_grad_enabled() else inner.addmm_(g, A)
+    with set_aside(inner, None if draw is None else draw.places(inner), zero=False):
+        return inner.addmm_(g, A)
 
 
 def _factor_gradient(x: Tensor, g: Tensor, dtype: torch.dtype) -> Tensor:
