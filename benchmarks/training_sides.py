@@ -41,7 +41,8 @@ def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
     if side in ("trainer", "qlora", "liger"):
         losses = trainer(model, plan, watch, liger=side == "liger", quantised=quantised is not None)
     else:
-        losses = ours(model, plan, watch, compiled=side == "compiled")
+        dropout = 0.0 if side == "undropped" else plan["dropout"]
+        losses = ours(model, {**plan, "dropout": dropout}, watch, compiled=side == "compiled")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()

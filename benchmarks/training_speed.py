@@ -4,6 +4,7 @@ One base, one recipe, one seed; every side is given the same rows in the same ba
 mixture, real lengths, drawn at random) and starts from the same adapter weights:
 
     ours       this engine: packed micro-batches
+    undropped  with --dropout: this engine without
     compiled   with --compile: this engine with ``train.compile``
     quantised  with --quantization: this engine over the quantised base
     trainer    LoRA: peft under transformers.Trainer; series and parallel: the ``adapters`` library under its trainer,
@@ -47,7 +48,7 @@ import torch
 from random_base import SHAPES
 from training_sides import BATCH, work
 
-SIDES = ["ours", "compiled", "quantised", "trainer", "qlora", "liger"]
+SIDES = ["ours", "undropped", "compiled", "quantised", "trainer", "qlora", "liger"]
 
 
 def main() -> None:
@@ -76,6 +77,7 @@ def sides(options: argparse.Namespace) -> dict[str, str]:
     lora = options.method == "lora"
     found = {
         "ours": sys.executable,
+        "undropped": sys.executable if options.dropout else None,
         "compiled": sys.executable if options.compile else None,
         "quantised": sys.executable if options.quantization else None,
         "trainer": sys.executable if lora else options.adapters_python,
