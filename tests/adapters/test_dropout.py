@@ -15,6 +15,8 @@ from llm_adapters.model.memory import is_out_of_memory
 from llm_adapters.model.recomputed import recomputing
 from llm_adapters.train.counting import Ledger
 
+CPU = torch.device("cpu")
+
 
 def _lora(rate: float) -> LowRank:
     torch.manual_seed(1)
@@ -114,16 +116,16 @@ def test_neither_a_mask_nor_what_it_leaves_is_held() -> None:
 def test_few_places_are_drawn_until_all_are_passed() -> None:
     """The first draw of places may end before the last place does."""
     draw = dropout.Draw(1, 0.05)
-    expected = draw.places(torch.ones(10_000))
+    expected = draw.places(10_000, CPU)
     once = dropout.Draw._next
     with pytest.MonkeyPatch.context() as patch:  # a word at a time: other draws, all the way too
         patch.setattr(dropout.Draw, "_next", lambda self, source, last, _: once(self, source, last, last + 1)[:3])
-        found = draw.places(torch.ones(10_000))
+        found = draw.places(10_000, CPU)
     for places in (expected, found):
         assert bool((places.diff() > 0).all())
         assert 400 < len(places) < 600
         assert 9_800 < int(places[-1]) < 10_000
-    assert len(draw.places(torch.ones(0))) == 0
+    assert len(draw.places(0, CPU)) == 0
 
 
 def test_not_in_evaluation() -> None:

@@ -72,12 +72,11 @@ class Draw:
         return left
 
     def _drawn(self, like: Tensor) -> Tensor:
-        return self.places(like) if self.lists(like) else self._stays(like)
+        return self.places(like.numel(), like.device) if self.lists(like) else self._stays(like)
 
-    def places(self, like: Tensor) -> Tensor:
-        """Where a tensor of as many numbers has zeros, in order, if it is contiguous."""
-        total = like.numel()
-        if like.is_meta:
+    def places(self, total: int, device: torch.device) -> Tensor:
+        """Where a contiguous tensor of so many numbers has zeros, in order."""
+        if device.type == "meta":
             return torch.empty(round(self.rate * total), dtype=torch.int64, device="meta")
         try:
             source, found, last = np.random.SFC64(self.seed), [np.empty(0, np.int64)], -1

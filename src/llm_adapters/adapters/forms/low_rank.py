@@ -87,7 +87,7 @@ class _AddLowRank(torch.autograd.Function):
         draw: Draw | None,
     ) -> Tensor:
         rows, cast_A, cast_B = _rows(x), A.to(x.dtype), B.to(x.dtype)
-        with _some_of(rows, draw) as read:
+        with _some_of(rows, draw, _places(draw, x.shape, x.device)) as read:
             h = _scaled(read, cast_A.t(), scale)
         _, of_x, of_A, of_B, *_ = ctx.needs_input_grad
         ctx.x = kept(x) if of_A else None
@@ -119,17 +119,18 @@ class _AddLowRank(torch.autograd.Function):
         if torch.is_grad_enabled():  # these gradients will be derived too: from what has a history, which h has not
             A, B = (each.to(outer.dtype) for each in parameters)
             if of_B and of_A:
-                with _some_of(_rows(x), ctx.draw) as read:
+                with _some_of(_rows(x), ctx.draw, None) as read:
                     h = _scaled(read, A.t(), ctx.scale)
             elif of_B and of_x:
                 h = _NoHistory.apply(h, B)
         g: Any = None if B is None else _scaled(outer, B, ctx.scale)
         of_factor = of_input = None
+        places = _places(ctx.draw, ctx.shape, outer.device)
         if of_A:
-            with _some_of(_rows(x), ctx.draw) as read:
+            with _some_of(_rows(x), ctx.draw, places) as read:
                 of_factor = _factor_gradient(read, g, ctx.dtypes[0])
         if of_x:
-            of_input = _input_gradient(ctx.frozen, outer, g, A, ctx.draw).view(ctx.shape)
+            of_input = _input_gradient(ctx, outer, g, A, places).view(ctx.shape)
         of_other = _product(outer.t(), h, ctx.dtypes[1]) if of_B else None
         return gradients[0] if of_out else None, of_input, of_factor, of_other, None, None, None, None
 
@@ -161,31 +162,34 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return (a @ b).to(dtype)
 
 
+def _places(draw: Draw | None, shape: torch.Size, device: torch.device) -> Tensor | None:
+    """What is dropped, where no history is kept of it."""
+    return None if draw is None or torch.is_grad_enabled() else draw.places(shape.numel(), device)
+
+
 @contextmanager
-def _some_of(rows: Tensor, draw: Draw | None) -> Iterator[Tensor]:
-    """``rows`` without what ``draw`` drops of them, for as long as it is read."""
-    if draw is None:
-        yield rows
-    elif torch.is_grad_enabled():
-        yield draw.mask(rows) * rows
-    else:
+def _some_of(rows: Tensor, draw: Draw | None, places: Tensor | None) -> Iterator[Tensor]:
+    """``rows`` without what is dropped of them, for as long as it is read."""
+    if places is not None:
         rows = rows.contiguous()
-        with set_aside(rows, draw.places(rows), zero=True):
+        with set_aside(rows, places, zero=True):
             yield rows
+    else:
+        yield rows if draw is None else draw.mask(rows) * rows
 
 
-def _input_gradient(frozen: FrozenLinear | None, outer: Tensor, g: Tensor, A: Tensor, draw: Draw | None) -> Tensor:
+def _input_gradient(ctx: Any, outer: Tensor, g: Tensor, A: Tensor, places: Tensor | None) -> Tensor:
     """``g A``, but for what was dropped, and what comes through the frozen map."""
-    if torch.is_grad_enabled():
-        own = g @ A
-        own = own if draw is None else draw.mask(own) * own
-        return own if frozen is None else frozen.gradient(outer) + own
-    if frozen is None:
-        own = g @ A
-        return own if draw is None else own.view(-1).index_fill_(0, draw.places(own), 0.0)
-    inner = frozen.gradient(outer)
-    with set_aside(inner, None if draw is None else draw.places(inner), zero=False):
-        return inner.addmm_(g, A)
+    if ctx.frozen is not None and not torch.is_grad_enabled():
+        inner: Tensor = ctx.frozen.gradient(outer)
+        with set_aside(inner, places, zero=False):
+            return inner.addmm_(g, A)
+    own = g @ A
+    if places is not None:
+        own.view(-1).index_fill_(0, places, 0.0)
+    elif ctx.draw is not None:
+        own = ctx.draw.mask(own) * own
+    return own if ctx.frozen is None else ctx.frozen.gradient(outer) + own
 
 
 def _factor_gradient(x: Tensor, g: Tensor, dtype: torch.dtype) -> Tensor:
