@@ -10,8 +10,8 @@ Prints the largest relative difference of a step's loss, peak memory of the coho
 largest and the median), and its time over the sum of theirs: of training alone, and of whole processes, which import
 and load; wall time and processor time, of which the second hardly minds what else runs on the machine.
 
-With --here all of them run in this process, one after the other, and only training can be compared: for a machine with
-a GPU, where memory is what torch allocated, whose time is short.
+With --here all of them run in this process, one after the other, and times are those of training alone: for a machine
+with a GPU, where memory is what torch allocated, whose time is short.
 
     python benchmarks/cohort.py [--steps 4] [--batch-size 8] [--micro-batch 8] [--rows 8 [64 …]] [--model FOLDER]
         [--threads 2] [--here]
@@ -149,8 +149,10 @@ def report(
         f"peak memory, cohort / alone: {cohort['peak'] / max(peaks):.2f} × the largest, "
         f"{cohort['peak'] / statistics.median(peaks):.2f} × the median (wanted: at most 1.3)"
     )
-    compared = {"training": "training", "wall": "whole processes", "processor": "processor time of these"}
-    for key, what in list(compared.items())[: 1 if options.here else None]:
+    compared = {"training": "training"}
+    if not options.here:
+        compared |= {"wall": "whole processes", "processor": "processor time of these"}
+    for key, what in compared.items():
         total = sum(own[key] for own in alone)
         print(f"{what}, cohort / sum of the eight: {cohort[key]:.1f} s / {total:.1f} s = {cohort[key] / total:.2f}")
 

@@ -29,7 +29,7 @@ def work(side: str, plan: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     gc.collect()  # what the side before has left
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # or this base would lie in the holes that it leaves
+        torch.cuda.empty_cache()  # and this base does not lie in the holes of it
     quantised = plan["quantization"] if side in ("quantised", "qlora") else None
     model = loaded(plan, quantised)
     with torch.device("meta"):  # quantised weights are packed

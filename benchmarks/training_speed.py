@@ -59,6 +59,7 @@ def main() -> None:
     if options.save_examples:
         options.save_examples.write_text(json.dumps(examples(options)))
         return
+    sides(options)  # or it is refused now
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / "plan.json"
         plan.write_text(json.dumps(planned(options, Path(folder) / "base")))
@@ -84,8 +85,13 @@ def sides(options: argparse.Namespace) -> dict[str, str]:
         "qlora": sys.executable if lora and options.quantization else None,
         "liger": sys.executable if lora and torch.cuda.is_available() and find_spec("liger_kernel") else None,
     }
-    chosen = options.sides.split(",") if options.sides else SIDES
-    return {side: found[side] for side in chosen if found[side]}
+    chosen = options.sides.split(",") if options.sides else [side for side in SIDES if found[side]]
+    for side in chosen:
+        if not found.get(side):
+            raise SystemExit(
+                f"there is no side {side!r} with these options; there are {', '.join(filter(found.get, found))}"
+            )
+    return {side: python for side in chosen if (python := found[side])}
 
 
 def arguments() -> argparse.Namespace:
@@ -201,7 +207,7 @@ def report(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], p
         peak[side] = statistics.median(result["peak"] for result in results)
         share = statistics.median(4 * result["parameters"] * tokens / result["possible"] for result in results)
         print(
-            f"  {side:8} {speed[side]:7.1f} tokens/s   {peak[side] / 2**30:5.2f} GiB   share of the limit {share:.2f}"
+            f"  {side:9} {speed[side]:7.1f} tokens/s   {peak[side] / 2**30:5.2f} GiB   share of the limit {share:.2f}"
         )
         print(f"           losses {' '.join(f'{loss:.4f}' for loss in results[0]['losses'])}")
     pairs = [("ours", other) for other in runs] + [("compiled", "trainer"), ("quantised", "qlora")]

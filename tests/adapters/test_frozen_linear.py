@@ -26,16 +26,16 @@ def _model(family: str = "llama", recipe: Any = None) -> Any:
     return model
 
 
-def _taken(monkeypatch: pytest.MonkeyPatch) -> list[FrozenLinear | None]:
-    """What is known of the map at every site that is called from now on."""
-    found: list[FrozenLinear | None] = []
-    frozen = SiteHook._frozen
+def _used(monkeypatch: pytest.MonkeyPatch) -> list[FrozenLinear]:
+    """The maps whose gradient a LoRA computes from now on."""
+    found: list[FrozenLinear] = []
+    gradient = FrozenLinear.gradient
 
-    def watched(hook: SiteHook, module: nn.Module) -> FrozenLinear | None:
-        found.append(frozen(hook, module))
-        return found[-1]
+    def watched(frozen: FrozenLinear, outer: Tensor) -> Tensor:
+        found.append(frozen)
+        return gradient(frozen, outer)
 
-    monkeypatch.setattr(SiteHook, "_frozen", watched)
+    monkeypatch.setattr(FrozenLinear, "gradient", watched)
     return found
 
 
@@ -58,18 +58,21 @@ def _assert_same(model: Any) -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gptj", "bloom", "gpt2", "mixtral"])
 def test_gradients(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model(family)
-    taken = _taken(monkeypatch)
+    used, placed = _used(monkeypatch), list(la.attached(model)["a"].placed())
     _assert_same(model)
-    assert any(taken) == (family != "gpt2")  # whose maps are of another kind
+    plain = [each for each in placed if type(each.site.output) is nn.Linear]
+    assert len(used) == len(plain)
+    assert bool(plain) == (family != "gpt2")  # whose maps are of another kind
 
 
 def test_gradients_through_packed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepacked, "_pays", lambda *_, **__: True)
     model = _model()
-    packed, taken = Prepacked(model, training=True), _taken(monkeypatch)
+    packed, used = Prepacked(model, training=True), _used(monkeypatch)
     with packed():
         _assert_same(model)
-    assert any(each is not None and each.transposed is not None for each in taken)
+    assert used
+    assert all(each.transposed is not None for each in used)
 
 
 def test_two_adapters() -> None:
@@ -79,8 +82,19 @@ def test_two_adapters() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_with_dropout(rate: float) -> None:
+def test_with_dropout(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = _used(monkeypatch)
     _assert_same(_model(recipe=small("lora", dropout=rate)))
+    assert bool(used) == (rate < 0.2)  # whose places are listed
+
+
+def test_a_weight_that_is_overwritten_meanwhile_is_found_out() -> None:
+    model = _model()
+    loss = model(IDS).logits.square().mean()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="overwritten"):
+        loss.backward()
 
 
 def _twice(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:

@@ -18,13 +18,21 @@ class FrozenLinear:
     Attributes:
         weight: W (d_out, d_in).
         transposed: Wᵀ in the layout of the processor's kernels, if it is at hand.
+        version: of W when the output was computed.
     """
 
     weight: Tensor
     transposed: Tensor | None
+    version: int
 
     def gradient(self, outer: Tensor) -> Tensor:
-        """That of x (N, d_in), in a tensor of its own, from that of the output (N, d_out)."""
+        """That of x (N, d_in), in a tensor of its own, from that of the output (N, d_out).
+
+        Raises:
+            RuntimeError: W was overwritten since, as by merging an adapter into it.
+        """
+        if self.weight._version != self.version:
+            raise RuntimeError("a frozen weight that the backward pass needs was overwritten after the forward pass")
         if self.transposed is None or torch.is_grad_enabled():  # these products have no derivatives
             return outer @ self.weight
         return prepacked.product(outer, self.transposed, None)
@@ -38,7 +46,8 @@ def frozen_linear(module: nn.Module) -> FrozenLinear | None:
         return None
     forward = vars(module).get("forward")
     if forward is None:
-        return FrozenLinear(module.weight, None)
+        return FrozenLinear(module.weight, None, module.weight._version)
     if isinstance(forward, partial) and forward.func is prepacked.linear:
-        return FrozenLinear(module.weight, forward.args[2])
+        _, _, transposed = forward.args
+        return FrozenLinear(module.weight, transposed, module.weight._version)
     return None

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from llm_adapters.model.quantization import GROUP, KINDS, stored_quantization
 from llm_adapters.model.sites import is_linear, linear_features
 
+_BITSANDBYTES = ("Params4bit", "Int8Params")
 _FOR_CPU = "support_avx512bf16_for_cpu"
 
 
@@ -39,9 +40,6 @@ def quantization_of(model: Any) -> str | None:
         return stated
     found = quantised_linears(model)
     return type(getattr(found[0], "weight", found[0])).__name__ if found else None
-
-
-_BITSANDBYTES = ("Params4bit", "Int8Params")
 
 
 def says_its_weight(module: Any) -> bool:

@@ -56,7 +56,7 @@ class Recomputed:
 
 
 def recomputed(function: Callable[..., Tensor], *given: Any) -> Tensor:
-    """``function(*given)``, which within :func:`recomputing` others do not keep for their backward passes.
+    """``function(*given)``, which within :func:`recomputing` neither :func:`saving` nor :func:`kept` keeps.
 
     Args:
         function: gives the same numbers each time.

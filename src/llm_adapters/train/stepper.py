@@ -86,7 +86,7 @@ class Stepper:
         found = team.from_leader(lambda: (self.batches.packed, self.batches.can_share))
         self.batches.packed, self.batches.can_share = found
         if batches is None and settings.packing and not self.batches.packed:
-            note("batches are padded: this model, tried with a few tokens, does not take examples packed into one row")
+            note("batches are padded: this model, as it is loaded, does not take examples packed into one row")
         if self.sharded:
             shard(plain, adapter, team)
         else:
